@@ -1,0 +1,1 @@
+"""The steps of a segmentation: arrays in, arrays out."""
