@@ -1,0 +1,179 @@
+"""Names and folders of all outputs, from the name of the scan.
+
+The names are those of the published system (users' scripts rely on them): the key-value pairs of the input, plus
+``mod-<format of the input>`` and ``seg-<what>``, in TPTBox's order of BIDS entities.
+
+>>> scan = scan_from("/data/sub-01_acq-sag_run-2_T2w.nii.gz")
+>>> output_paths(scan)["out_spine"].name
+'sub-01_acq-sag_mod-T2w_seg-spine_run-2_msk.nii.gz'
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spineps.errors import InputNotFoundError
+
+#: Order of BIDS entities in a name (TPTBox 1.1.0 ``bids_constants.entities``); unknown keys follow in their own order.
+ENTITY_ORDER = (
+    *("sub", "ses", "sequ", "acq", "task", "chunk", "hemi", "sample", "split", "ce", "trc", "stain", "rec", "proc"),
+    *("mod", "recording", "res", "dir", "echo", "flip", "inv", "mt", "part", "space", "seg", "source", "ovl", "run"),
+    *("label", "den", "version", "desc", "nameconflict"),
+)
+SUFFIXES = (".nii.gz", ".nii")
+DERIVATIVE_NAME = "derivatives_seg"
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One scan file and what its name says.
+
+    Attributes:
+        path: the image.
+        dataset: folder that the outputs' folder hangs under.
+        entities: key-value pairs of the name, in their order; ``sub`` is made from the name when it has none.
+        format: last part of the name, such as ``T2w``.
+        bids: the name had the form ``sub-<label>[_<key>-<value>...]_<format>``.
+    """
+
+    path: Path
+    dataset: Path
+    entities: dict[str, str] = field(default_factory=dict)
+    format: str = ""
+    bids: bool = True
+
+    @property
+    def stem(self) -> str:
+        """Name without ``.nii`` / ``.nii.gz``."""
+        return strip_suffix(self.path.name)
+
+
+def strip_suffix(name: str) -> str:
+    """
+    >>> strip_suffix("a.b.nii.gz"), strip_suffix("a.NII"), strip_suffix("a.v2")
+    ('a.b', 'a', 'a.v2')
+    """
+    for suffix in SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def parse_name(name: str) -> tuple[dict[str, str], str, bool]:
+    """Key-value pairs, format and BIDS-likeness of a file name.
+
+    >>> parse_name("sub-x_foo-bar_T2w.nii.gz")
+    ({'sub': 'x', 'foo': 'bar'}, 'T2w', True)
+    >>> parse_name("my scan.v2.nii.gz")
+    ({'sub': 'my-scan-v2'}, 'my-scan-v2', False)
+    """
+    *pairs, last = strip_suffix(name).split("_")
+    entities = dict(pair.split("-", 1) for pair in pairs if re.fullmatch(r"[^-]+-.+", pair))
+    bids = "sub" in entities and len(entities) == len(pairs) and bool(re.fullmatch(r"[A-Za-z0-9-]+", last))
+    if "sub" not in entities:
+        entities = {"sub": _label(strip_suffix(name)), **entities}
+    return {key: _label(value) for key, value in entities.items()}, _label(last), bids
+
+
+def scan_from(reference: Any, dataset: str | Path | None = None) -> Scan:
+    """A :class:`Scan` from a path or a TPTBox ``BIDS_FILE``.
+
+    Args:
+        reference: path with or without ``.nii.gz``, or an object with ``file``, ``dataset`` (TPTBox ``BIDS_FILE``).
+        dataset: root for the outputs; by default the ``BIDS_FILE``'s dataset, else the folder of the file.
+
+    Raises:
+        TypeError: neither a path nor a ``BIDS_FILE``.
+        InputNotFoundError: the ``BIDS_FILE`` holds no NIfTI file.
+    """
+    if isinstance(reference, Scan):
+        return reference
+    if isinstance(reference, (str, os.PathLike)):
+        path = with_suffix(Path(reference))
+    elif hasattr(reference, "file") and hasattr(reference, "dataset"):
+        path = _file_of_bids(reference)
+        dataset = dataset if dataset is not None else reference.dataset
+    else:
+        raise TypeError(f"a scan is given as a path or a TPTBox BIDS_FILE, not as {type(reference).__name__}")
+    entities, form, bids = parse_name(path.name)
+    return Scan(path, Path(dataset) if dataset is not None else path.parent, entities, form, bids)
+
+
+def with_suffix(path: Path) -> Path:
+    """The file itself, or with ``.nii.gz`` / ``.nii`` added when only that exists."""
+    if not path.name.lower().endswith(SUFFIXES) and not path.is_file():
+        for suffix in SUFFIXES:
+            if path.with_name(path.name + suffix).is_file():
+                return path.with_name(path.name + suffix)
+    return path
+
+
+def output_folder(scan: Scan, derivative_name: str = DERIVATIVE_NAME) -> Path:
+    """``<dataset>/<derivative_name>/<sub-path below the first-level folder>``; an absolute name is taken as it is."""
+    try:
+        parents = scan.path.absolute().parent.relative_to(scan.dataset.absolute()).parts
+    except ValueError:  # the file does not lie in the dataset that was named
+        parents = ()
+    return scan.dataset.joinpath(derivative_name, *parents[1:])
+
+
+def output_name(scan: Scan, what: str, suffix: str) -> str:
+    """File name of one output.
+
+    >>> output_name(scan_from("sub-x_T2w.nii"), "spine-raw", "msk.nii.gz")
+    'sub-x_mod-T2w_seg-spine-raw_msk.nii.gz'
+    """
+    entities = {**scan.entities, "mod": scan.format, "seg": what}
+    known = [key for key in ENTITY_ORDER if key in entities]
+    unknown = [key for key in entities if key not in ENTITY_ORDER]
+    return "_".join([*(f"{key}-{entities[key]}" for key in known + unknown), suffix])
+
+
+def output_paths(
+    scan: Scan, derivative_name: str = DERIVATIVE_NAME, snapshot_copy_folder: str | Path | None = None
+) -> dict[str, Path]:
+    """Where everything goes, under the names that ``process_img_nii`` returns.
+
+    Beside the published keys: ``out_prov`` (what made the results), ``out_uncertainty``, ``out_spine_modelres``,
+    ``out_vert_modelres``, ``out_spine_native`` (raw semantic mask on the input grid).
+    """
+    folder = output_folder(scan, derivative_name)
+    raw = folder / f"output_raw_{scan.format}"
+    snapshot = folder / output_name(scan, "spine", "snp.png")
+    return {
+        "out_spine": folder / output_name(scan, "spine", "msk.nii.gz"),
+        "out_spine_raw": raw / output_name(scan, "spine-raw", "msk.nii.gz"),
+        "out_vert": folder / output_name(scan, "vert", "msk.nii.gz"),
+        "out_vert_raw": raw / output_name(scan, "vert-raw", "msk.nii.gz"),
+        "out_logits": raw / output_name(scan, "spine", "logit.npz"),
+        "out_snap": snapshot,
+        "out_ctd": folder / output_name(scan, "spine", "ctd.json"),
+        "out_snap2": Path(snapshot_copy_folder) / snapshot.name if snapshot_copy_folder else snapshot,
+        "out_debug": folder / f"debug_{scan.format}",
+        "out_raw": raw,
+        "out_vibeseg": folder / output_name(scan, "VIBESeg-100", "msk.nii.gz"),
+        "out_prov": folder / output_name(scan, "spine", "prov.json"),
+        "out_uncertainty": folder / output_name(scan, "spine", "uncertainty.nii.gz"),
+        "out_spine_native": raw / output_name(scan, "spine-native", "msk.nii.gz"),
+        "out_spine_modelres": raw / output_name(scan, "spine-modelres", "msk.nii.gz"),
+        "out_vert_modelres": raw / output_name(scan, "vert-modelres", "msk.nii.gz"),
+    }
+
+
+def _label(text: str) -> str:
+    """What may stand between two underscores of an output name."""
+    return re.sub(r"[\s_./\\:]+", "-", text.strip()) or "scan"
+
+
+def _file_of_bids(reference: Any) -> Path:
+    files = {key: Path(path) for key, path in reference.file.items()}
+    for path in [files.get("nii.gz"), files.get("nii"), *files.values()]:
+        # A dot inside the name makes TPTBox take "v2.nii.gz" for the file type.
+        if path is not None and path.name.lower().endswith(SUFFIXES):
+            return path
+    names = ", ".join(p.name for p in files.values())
+    raise InputNotFoundError(f"{names} is not a NIfTI image.", "Give a .nii or .nii.gz file.")
