@@ -1,0 +1,137 @@
+"""Pre-processing: from the scanner's numbers to what the networks expect.  Geometry changes only by the padding."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from spineps.errors import EmptyError, ValueRangeError
+from spineps.options import PreprocessOptions
+from spineps.volume import Volume, bounding_box
+
+logger = logging.getLogger(__name__)
+
+#: Brightest value after normalisation (published system 2.1.3); darker images are never scaled up.
+MAXIMUM = 1500.0
+#: N4 on block means of about 6 mm, one B-spline element per 100 mm (the published spline distance), one level.
+#: Measured on a SPIDER scan times a known field: this setting follows the field best (correlation 0.80; 0.2 to 0.6 with
+#: finer samples, more levels or iterations, which fit anatomy instead) and takes 0.5 s instead of 7 s.
+#: Large fields of view take coarser blocks, so that N4 never sees more than about N4_SAMPLES of them.
+N4_SPACING, N4_SAMPLES, N4_SPLINE_DISTANCE = 6.0, 5000, 100.0
+N4_ITERATIONS, N4_TOLERANCE = (50,), 1e-3
+#: Voxels darker than this fraction of the 99th percentile are air to N4 (scale free; the published 60 of 1500 is not).
+N4_AIR = 0.1
+
+
+def preprocess(volume: Volume, options: PreprocessOptions) -> Volume:
+    """Normalise, correct the bias field and pad one scan.
+
+    Args:
+        volume: the scan; any real dtype, any scale.
+        options: what to do.  CT keeps its Hounsfield units with ``normalize=False, n4=False``.
+
+    Returns:
+        The scan on its grid grown by ``options.pad`` voxels at each side, filled with the background value.  The dtype
+        is that of the input (half precision and booleans become float32 and uint8).
+
+    Raises:
+        EmptyError: all voxels have the same value.
+        ValueRangeError: no voxel is finite, or the values are not real numbers.
+    """
+    array = _finite(volume.array)
+    if array.size == 0 or array.min() == array.max():
+        raise EmptyError("The image is constant: there is nothing to segment.", "Check that the right file was given.")
+    if options.normalize:
+        array = normalize(array)
+    background = array.min()
+    # A constant image is refused above, so some voxel is brighter than the background.
+    box = bounding_box(array > background) if options.crop else None
+    box = box or (slice(0, array.shape[0]), slice(0, array.shape[1]), slice(0, array.shape[2]))
+    if options.n4:
+        array = array.copy() if array is volume.array else array
+        part = correct_bias(Volume(array[box], volume.grid.cropped(box).affine)).array
+        array[box] = normalize(part) if options.normalize else part
+    return Volume(array, volume.affine).padded(options.pad, background)
+
+
+def normalize(array: np.ndarray) -> np.ndarray:
+    """Minimum to 0; then, only if the maximum exceeds 1500, scaled down to 1500 (integers truncate, dtype kept).
+
+    >>> normalize(np.array([-200, 0, 800], np.int16))
+    array([   0,  200, 1000], dtype=int16)
+    """
+    wide = array.astype(np.int64) if array.dtype.kind in "iu" else array
+    shifted = wide - wide.min()
+    top = shifted.max()
+    if top > MAXIMUM:
+        shifted = shifted * (MAXIMUM / top)
+    return shifted.astype(array.dtype)
+
+
+def correct_bias(volume: Volume) -> Volume:
+    """Divide out the smooth intensity drift of the receive coils (N4, Tustison et al. 2010, through SimpleITK).
+
+    The field is estimated on block means of about 6 mm and interpolated, which takes about a second per scan.
+    Runs on one thread, so that the result does not depend on the machine.
+
+    Args:
+        volume: non-negative MR intensities on any scale.
+    """
+    import SimpleITK as sitk
+
+    if min(volume.shape) < 2:
+        logger.warning("N4 bias correction is skipped: the image has only one voxel along an axis.")
+        return volume
+    values = volume.array.astype(np.float32)
+    scale = float(np.percentile(values[values > 0], 99)) if (values > 0).any() else 0.0
+    if scale <= 0:
+        return volume
+    # On a scale of 1000, so that ITK's internal constants mean the same for every input.
+    image = sitk.GetImageFromArray(values * np.float32(1000 / scale))
+    image.SetSpacing([float(z) for z in reversed(volume.zoom)])
+    spacing = max(N4_SPACING, (values.size * float(np.prod(volume.zoom)) / N4_SAMPLES) ** (1 / 3))
+    factors = [
+        max(1, min(round(spacing / z), n // 2)) for z, n in zip(image.GetSpacing(), image.GetSize(), strict=True)
+    ]
+    small = sitk.BinShrink(image, factors)
+    mask = small > 1000 * N4_AIR
+    extent = [n * z for n, z in zip(small.GetSize(), small.GetSpacing(), strict=True)]
+    n4 = sitk.N4BiasFieldCorrectionImageFilter()
+    n4.SetNumberOfThreads(1)
+    n4.SetMaximumNumberOfIterations(N4_ITERATIONS)
+    n4.SetConvergenceThreshold(N4_TOLERANCE)
+    n4.SetSplineOrder(3)
+    n4.SetNumberOfControlPoints([int(np.ceil(mm / N4_SPLINE_DISTANCE)) + 3 for mm in extent])
+    try:
+        n4.Execute(small, mask)
+    except RuntimeError as error:
+        logger.warning("N4 bias correction is skipped: %s", str(error).strip().splitlines()[-1])
+        return volume
+    field = sitk.Exp(n4.GetLogBiasFieldAsImage(small))
+    full = sitk.Resample(field, image, sitk.Transform(), sitk.sitkLinear, 1.0, sitk.sitkFloat32, True)
+    corrected = values / sitk.GetArrayViewFromImage(full)
+    if volume.array.dtype.kind in "iu":
+        info = np.iinfo(volume.array.dtype)
+        corrected = np.clip(np.rint(corrected), info.min, info.max)
+    return volume.with_array(corrected.astype(volume.array.dtype))
+
+
+def _finite(array: np.ndarray) -> np.ndarray:
+    """Real numbers only: NaN and -inf become the smallest finite value, inf the largest."""
+    if array.dtype == bool:
+        return array.astype(np.uint8)
+    if array.dtype.kind in "iu":
+        return array
+    if array.dtype.kind != "f":
+        raise ValueRangeError(
+            f"The voxels are of type {array.dtype}, not real numbers.", "Convert the image to a real grey-value image."
+        )
+    array = array.astype(np.float32) if array.dtype == np.float16 else array
+    finite = np.isfinite(array)
+    if finite.all():
+        return array
+    if not finite.any():
+        raise ValueRangeError("No voxel has a finite value.", "Check how the image was exported.")
+    low, high = array[finite].min(), array[finite].max()
+    return np.nan_to_num(array, nan=low, posinf=high, neginf=low)
