@@ -1,0 +1,172 @@
+"""The semantic phase: every voxel gets a structure, then what cannot belong to the spine is deleted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spineps.anatomy import ARCUS, CANAL, CANAL_PARTS, CORD, CORPUS, DISC, SACRUM
+from spineps.errors import EmptyError
+from spineps.options import SemanticOptions
+from spineps.phases.components import counts, fill_holes, is_in, label_components, remove_small
+from spineps.volume import Volume, bounding_box, mm3_to_voxels
+
+if TYPE_CHECKING:
+    from spineps.models.model import SemanticModel
+
+logger = logging.getLogger(__name__)
+
+#: Specks of fewer voxels than this volume go (30 voxels of the published reference grid 0.75 x 0.75 x 1.65 mm).
+SPECK_MM3 = 30 * 0.928125
+#: Structures in which specks are looked for, and the ones whose holes are filled, in this order (published 2.1.3).
+SPECK_LABELS: tuple[int, ...] = (*range(ARCUS, CORPUS + 1), CANAL, DISC)
+HOLE_LABELS: tuple[int, ...] = (CORPUS, CANAL, DISC, CORD)
+#: Reach above and below the canal, and gap between parts of one spine (published 2.1.3).
+BEYOND_CANAL_MM, GAP_MM = 64.0, 3.0
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticPrediction:
+    """What the network says, on the model's own grid.
+
+    Attributes:
+        mask: most probable structure, uint8 ids.
+        probabilities: (K, X, Y, Z) float32 that sum to 1 over K.
+        class_ids: id of each of the K classes, background (0) first.
+    """
+
+    mask: Volume
+    probabilities: np.ndarray
+    class_ids: tuple[int, ...]
+
+
+def predict_semantic(
+    image: Volume,
+    model: SemanticModel,
+    options: SemanticOptions,
+    progress: Callable[[int, int], None] | None = None,
+) -> SemanticPrediction:
+    """Ask the network.
+
+    Args:
+        image: pre-processed scan, any orientation and voxel size.
+        model: anything with ``config`` and ``probabilities``.
+        options: tile step and mirrored passes.
+        progress: called with (tiles done, tiles in all).
+
+    Returns:
+        Mask and probabilities in the orientation and voxel size of the model.
+    """
+    from spineps.inference.resample import to_model_grid
+
+    config = model.config
+    ready = image.reoriented(config.orientation)
+    zoom = config.target_zoom(ready.zoom)
+    ready = to_model_grid(ready, zoom) if config.antialias else ready.rescaled(zoom, order=3)
+    logger.info("semantic network on %s voxels of %s mm", ready.shape, tuple(round(z, 2) for z in ready.zoom))
+    probabilities = model.probabilities(ready, options.step_size, options.tta, progress)
+    return SemanticPrediction(
+        ready.with_array(most_probable(probabilities, config.class_ids)), probabilities, config.class_ids
+    )
+
+
+def most_probable(probabilities: np.ndarray, class_ids: tuple[int, ...]) -> np.ndarray:
+    """Id of the most probable class of every voxel (first of equals), uint8, class by class to spare memory."""
+    best = probabilities[0].copy()
+    mask = np.full(best.shape, class_ids[0], np.uint8)
+    for label, probability in zip(class_ids[1:], probabilities[1:], strict=True):
+        better = probability > best
+        mask[better] = label
+        np.maximum(best, probability, out=best)
+    return mask
+
+
+def clean_semantic(mask: Volume, options: SemanticOptions) -> Volume:
+    """Delete what is not spine and fill holes; the order is that of the published system.
+
+    Args:
+        mask: structure ids, unsigned integers, any orientation.
+        options: the four switches of the cleaning.
+
+    Raises:
+        EmptyError: nothing is left, or nothing was there.
+    """
+    box = bounding_box(mask.array)
+    if box is None:
+        raise _no_spine()
+    part = mask.cropped(box)
+    array = part.array
+    if options.remove_inferior_beyond_canal:
+        array = remove_beyond_canal(part)
+    if options.clean_small_cc_artifacts:
+        array = remove_small(array, mm3_to_voxels(SPECK_MM3, mask.zoom), SPECK_LABELS, 6)
+    if options.clean_beyond_largest_bounding_box:
+        if options.remove_inferior_beyond_canal:
+            array = remove_beyond_canal(part.with_array(array))
+        array = keep_main_part(part.with_array(array))
+    if options.fill_3d_holes:
+        array = fill_holes(array, HOLE_LABELS)
+    if not array.any():
+        raise _no_spine()
+    out = np.zeros_like(mask.array)
+    out[box] = array
+    return mask.with_array(out)
+
+
+def remove_beyond_canal(mask: Volume) -> np.ndarray:
+    """Delete everything more than 64 mm above or below the canal, except the sacrum; no canal, no change."""
+    box = bounding_box(is_in(mask.array, CANAL_PARTS))
+    if box is None:
+        return mask.array
+    axis = _cranio_caudal(mask)
+    reach = int(BEYOND_CANAL_MM / mask.zoom[axis])
+    outside = np.ones(mask.shape[axis], bool)
+    outside[max(box[axis].start - reach, 0) : box[axis].stop + reach] = False
+    out = mask.array.copy()
+    beyond = np.moveaxis(out, axis, 0)
+    beyond[outside] = np.where(beyond[outside] == SACRUM, SACRUM, 0)
+    return out
+
+
+def keep_main_part(mask: Volume) -> np.ndarray:
+    """Keep the largest part and every part whose box, grown by 3 mm (6 mm along the spine), meets a kept one."""
+    import cc3d
+
+    components, count = label_components(mask.array > 0, 26)
+    if count < 2:
+        return mask.array
+    found = cc3d.statistics(components)["bounding_boxes"][1:]
+    gap = GAP_MM / min(mask.zoom)
+    # Boxes as (n, 3, 2) first and one-past-last voxel, grown and clamped to the volume.
+    grown = np.array([[[s.start, s.stop] for s in box] for box in found], float)
+    grown[..., 0] = np.maximum(grown[..., 0] - int(gap), 0)
+    grown[..., 1] = np.minimum(grown[..., 1] + int(gap), np.array(mask.shape))
+    reach = np.zeros((3, 2))
+    reach[_cranio_caudal(mask)] = (-round(gap), round(gap))
+    kept = np.zeros(count, bool)
+    waiting = [int(np.argmax(counts(components)[1:]))]
+    kept[waiting] = True
+    while waiting:
+        wide = grown[waiting.pop()] + reach
+        meets = ((grown[:, :, 0] <= wide[:, 1]) & (grown[:, :, 1] >= wide[:, 0])).all(axis=1) & ~kept
+        kept |= meets
+        waiting.extend(np.flatnonzero(meets).tolist())
+    if not kept.all():
+        logger.info("%d of %d separate parts lie too far from the spine and are deleted", (~kept).sum(), count)
+    return np.where(np.concatenate([[False], kept])[components], mask.array, 0).astype(mask.array.dtype)
+
+
+def _cranio_caudal(mask: Volume) -> int:
+    """Array axis along which the body stands."""
+    return next(axis for axis, code in enumerate(mask.axcodes) if code in "SI")
+
+
+def _no_spine() -> EmptyError:
+    return EmptyError(
+        "No spine was found in the image.",
+        "Check that the scan shows a spine, that its orientation is right and that the model fits its contrast.",
+    )
