@@ -211,6 +211,36 @@ def grow(labels: np.ndarray, within: np.ndarray, rounds: int, connectivity: Conn
     return out
 
 
+def nearest_label(labels: np.ndarray, where: np.ndarray, reach: int) -> np.ndarray:
+    """For the voxels of ``where`` the label at the smallest chessboard distance (ties: smaller number).
+
+    Args:
+        labels: uint8 or uint16, shape (X, Y, Z); 0 is free.
+        where: bool, the voxels asked for.
+        reach: largest distance in voxels.
+
+    Returns:
+        One label per true voxel of ``where`` in memory order, 0 where none is near.
+    """
+    box = bounding_box(where, reach)
+    if box is None:
+        return np.zeros(0, labels.dtype)
+    none = np.iinfo(labels.dtype).max
+    asked = where[box]
+    field = np.where(labels[box] == 0, none, labels[box])
+    answer = field[asked]
+    for _ in range(reach):
+        open_ = answer == none
+        if not open_.any():
+            break
+        for axis in range(3):
+            along, before = np.moveaxis(field.copy(), axis, 0), np.moveaxis(field, axis, 0)
+            np.minimum(before[1:], along[:-1], out=before[1:])
+            np.minimum(before[:-1], along[1:], out=before[:-1])
+        answer = np.where(open_, field[asked], answer)
+    return np.where(answer == none, 0, answer).astype(labels.dtype)
+
+
 def touching(components: np.ndarray, labels: np.ndarray, connectivity: Connectivity = 18) -> dict[int, dict[int, int]]:
     """For each component the labels next to it, with the number of distinct neighbouring voxels of each label."""
     box = bounding_box(components, 1)
