@@ -1,0 +1,1 @@
+"""Network in, probabilities out: one network description, several engines, sliding window, streaming argmax."""

@@ -1,0 +1,74 @@
+"""The network on Torch: inference on GPU, MPS or CPU, and the operations that training uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spineps.inference.network import NEGATIVE_SLOPE, NORM_EPSILON, NetSpec, Triple, forward
+
+
+class TorchOps:
+    """:class:`~spineps.inference.network.Ops` on tensors; differentiable."""
+
+    def conv(self, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Triple) -> Tensor:
+        kx, ky, kz = weight.shape[2:]
+        return F.conv3d(x, weight, bias, stride=stride, padding=(kx // 2, ky // 2, kz // 2))
+
+    def instance_norm(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.instance_norm(x, weight=weight, bias=bias, eps=NORM_EPSILON)
+
+    def leaky_relu(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x, NEGATIVE_SLOPE)
+
+    def upsample(self, x: Tensor, factors: Triple) -> Tensor:
+        return F.interpolate(x, scale_factor=tuple(float(f) for f in factors), mode="nearest")
+
+    def join(self, x: Tensor, skip: Tensor, how: str) -> Tensor:
+        return x + skip if how == "add" else torch.cat([x, skip], dim=1)
+
+    def mean(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3, 4))
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.linear(x, weight, bias)
+
+
+def best_device() -> str:
+    """``"cuda"``, ``"mps"`` or ``"cpu"``, the first that works here."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+class TorchNetwork:
+    """A network ready to run; see :class:`~spineps.inference.engine.Network`."""
+
+    def __init__(
+        self,
+        spec: NetSpec,
+        params: Mapping[str, np.ndarray],
+        device: str | None = None,
+        threads: int | None = None,
+        half: bool = False,
+    ) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        self.spec = spec
+        self.device = torch.device(device or best_device())
+        self._half = half and self.device.type == "cuda"
+        self._params = {name: torch.from_numpy(np.ascontiguousarray(p)).to(self.device) for name, p in params.items()}
+
+    @torch.inference_mode()
+    def __call__(self, x: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
+        tensor = torch.from_numpy(np.ascontiguousarray(x, np.float32)).to(self.device)
+        tensor = tensor.contiguous(memory_format=torch.channels_last_3d)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+            answer = forward(self.spec, TorchOps(), self._params, tensor)
+        if isinstance(answer, dict):
+            return {name: value.float().cpu().numpy() for name, value in answer.items()}
+        return answer.float().contiguous().cpu().numpy()

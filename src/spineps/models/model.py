@@ -1,0 +1,186 @@
+"""The three kinds of model.  Networks are loaded when first used."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spineps.errors import ModelError
+from spineps.models.config import CONFIG_FILE, InferenceConfig
+from spineps.models.enums import Acquisition, Modality, SpinepsPhase
+from spineps.models.scaling import spread, standardise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from spineps.inference.engine import Network
+    from spineps.volume import Volume
+
+WEIGHTS_FILE = "weights.npz"
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model on disk.
+
+    Attributes:
+        name: id under which it was asked for.
+        config: its contract.
+        folder: where its files lie.
+        origin: ``"bundled"`` or ``"installed"``.
+        engine: see :func:`spineps.inference.engine.load_network`.
+        device: torch device, None for the best.
+        threads: CPU threads, None for all.
+    """
+
+    name: str
+    config: InferenceConfig
+    folder: Path
+    origin: str = "bundled"
+    engine: str = "auto"
+    device: str | None = None
+    threads: int | None = None
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Images that the model accepts."""
+        return self.config.modalities
+
+    @property
+    def acquisition(self) -> Acquisition:
+        """Main slice plane."""
+        return self.config.acquisition
+
+    @property
+    def phase(self) -> SpinepsPhase:
+        """Phase that the model serves."""
+        return self.config.phase
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of config and weights: two models with the same fingerprint give the same answers."""
+        digest = hashlib.sha256()
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            digest.update((self.folder / name).read_bytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def network(self) -> Network:
+        """The network, loaded at first use."""
+        from spineps.inference.engine import load_network
+
+        return load_network(self.folder, self.engine, self.device, self.threads)
+
+    def load(self) -> Model:
+        """Load the network now rather than at first use."""
+        _ = self.network
+        return self
+
+
+class SemanticModel(Model):
+    """Gives every voxel a structure."""
+
+    def probabilities(
+        self,
+        image: Volume,
+        step_size: float | None = None,
+        tta: bool | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """Class probabilities.
+
+        Args:
+            image: in the config's orientation and voxel size, any grey values (CT in Hounsfield units).
+            step_size: tile step as a fraction of the patch; None takes the config's.
+            tta: average with the mirrored image; None takes the config's.
+            progress: called with (tiles done, tiles in all).
+
+        Returns:
+            (K, X, Y, Z) float32; class k is ``config.class_ids[k]``, 0 is background.
+        """
+        from spineps.anatomy import CLASS_IDS, CLASS_MIRROR
+        from spineps.inference.sliding import sliding_window
+
+        ids = self.config.class_ids
+        use_mirror = (self.config.tta if tta is None else tta) and self.config.mirror_axes and ids == CLASS_IDS
+        return sliding_window(
+            self.network,
+            spread(image.array)[None],
+            self.config.patch_size,
+            step_size or self.config.step_size,
+            classes=len(ids),
+            mirror=(self.config.mirror_axes[0], CLASS_MIRROR) if use_mirror else None,
+            progress=progress,
+            prepare=standardise,
+        )
+
+
+class InstanceModel(Model):
+    """Finds in a cutout the vertebra in its centre and the ones above and below it."""
+
+    def segment(self, cutouts: np.ndarray, batch_size: int = 4) -> np.ndarray:
+        """Vertebra above (1), in the centre (2) and below (3) of each cutout, 0 elsewhere.
+
+        Args:
+            cutouts: (N, X, Y, Z) uint8, semantic labels after ``config.mapping``.
+            batch_size: cutouts per network call.
+
+        Returns:
+            (N, X, Y, Z) uint8.
+        """
+        channels = self.network.spec.in_channels
+        answers = np.zeros(cutouts.shape, np.uint8)
+        for start in range(0, len(cutouts), batch_size):
+            batch = cutouts[start : start + batch_size]
+            padded = _padded(batch, self.network.spec.stride)
+            logits = self.network(one_hot(padded, channels))
+            if isinstance(logits, dict):
+                raise ModelError(f"{self.name} is not an instance model.", "Choose an instance model.")
+            best = logits.argmax(axis=1).astype(np.uint8)
+            answers[start : start + batch_size] = best[:, : batch.shape[1], : batch.shape[2], : batch.shape[3]]
+        lut = np.zeros(256, np.uint8)
+        lut[list(range(len(self.config.class_ids)))] = self.config.class_ids
+        return lut[answers]
+
+
+class LabelingModel(Model):
+    """Tells which vertebra it sees."""
+
+    def classify(self, x: np.ndarray, batch_size: int = 8) -> dict[str, np.ndarray]:
+        """Class probabilities of every head.
+
+        Args:
+            x: (N, C, X, Y, Z) float32.
+            batch_size: vertebrae per network call.
+
+        Returns:
+            {head: (N, k) float32 that sums to 1}.
+        """
+        from spineps.inference.sliding import softmax
+
+        parts: dict[str, list[np.ndarray]] = {head: [] for head in self.network.spec.heads}
+        for start in range(0, len(x), batch_size):
+            logits = self.network(_padded(x[start : start + batch_size], self.network.spec.stride))
+            if not isinstance(logits, dict):
+                raise ModelError(f"{self.name} is not a labelling model.", "Choose a labelling model.")
+            for head, values in logits.items():
+                parts[head].append(softmax(values, axis=1))
+        empty = {head: np.zeros((0, k), np.float32) for head, k in self.network.spec.heads.items()}
+        return {head: np.concatenate(rows) if rows else empty[head] for head, rows in parts.items()}
+
+
+def one_hot(labels: np.ndarray, channels: int) -> np.ndarray:
+    """(N, X, Y, Z) labels to (N, channels, X, Y, Z) float32; labels beyond the channels count as 0."""
+    labels = np.where(labels < channels, labels, 0)
+    return np.moveaxis(np.eye(channels, dtype=np.float32)[labels], -1, 1)
+
+
+def _padded(x: np.ndarray, stride: tuple[int, int, int]) -> np.ndarray:
+    """Zeros appended to the last three axes until they are multiples of ``stride``."""
+    missing = [-n % s for n, s in zip(x.shape[-3:], stride, strict=True)]
+    return np.pad(x, [(0, 0)] * (x.ndim - 3) + [(0, m) for m in missing]) if any(missing) else x

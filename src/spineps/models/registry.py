@@ -1,0 +1,214 @@
+"""Models by name: bundled ones answer unless the user has installed a published model of that name."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from spineps.errors import ModelError
+from spineps.models.config import CONFIG_FILE, InferenceConfig, read_config
+from spineps.models.enums import MR_MODALITIES, Modality, SpinepsPhase
+from spineps.models.model import WEIGHTS_FILE, InstanceModel, LabelingModel, Model, SemanticModel
+
+logger = logging.getLogger(__name__)
+
+#: Folder of the user's own models (the published system's variable).
+MODELS_VARIABLE = "SPINEPS_SEGMENTOR_MODELS"
+BUNDLED = Path(__file__).parent / "bundled"
+
+_CLASSES: dict[SpinepsPhase, type[Model]] = {
+    SpinepsPhase.SEMANTIC: SemanticModel,
+    SpinepsPhase.INSTANCE: InstanceModel,
+    SpinepsPhase.LABELING: LabelingModel,
+}
+M = TypeVar("M", bound=Model)
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A documented name, the bundled folder that answers to it, and the published folders that would take over."""
+
+    name: str
+    bundled: str
+    phase: SpinepsPhase
+    published: tuple[str, ...] = ()
+    modalities: tuple[Modality, ...] | None = None
+
+
+#: Folder names of published models are those that the published installer makes.
+ALIASES: tuple[Alias, ...] = (
+    Alias("semantic", "semantic", SpinepsPhase.SEMANTIC),
+    Alias("t2w", "semantic", SpinepsPhase.SEMANTIC, ("t2w_semantic_v1.0.9", "t2w_semantic"), MR_MODALITIES),
+    Alias("t1w", "semantic", SpinepsPhase.SEMANTIC, ("t1w_semantic_v1.0.9", "t1w_semantic"), MR_MODALITIES),
+    Alias("vibe", "semantic", SpinepsPhase.SEMANTIC, ("vibe_semantic_v1.0.9", "vibe_semantic"), MR_MODALITIES),
+    Alias("ct", "semantic", SpinepsPhase.SEMANTIC, ("ct_semantic_v2.0.0", "ct_semantic"), (Modality.CT,)),
+    Alias("instance", "instance", SpinepsPhase.INSTANCE, ("instance_sagittal_v1.2.0",)),
+    Alias("ct_instance", "instance", SpinepsPhase.INSTANCE, ("ct_instance_v2.0.0",)),
+    Alias("labeling", "labeling", SpinepsPhase.LABELING),
+    Alias("t2w_labeling", "labeling", SpinepsPhase.LABELING, ("t2w_labeling_v1.4.0",)),
+    Alias("ct_labeling", "labeling", SpinepsPhase.LABELING, ("ct_labeling_v1.4.0",)),
+)
+
+
+class UnknownModelError(ModelError, KeyError):
+    """No model has this name.  Also a KeyError, as in the published system."""
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One line of ``spineps models list``.
+
+    Attributes:
+        name: id to ask for.
+        phase: what it is for.
+        origin: ``"bundled"`` or ``"installed"``.
+        folder: where it lies.
+        runnable: False for published checkpoints, which this version cannot run.
+        config: its contract.
+    """
+
+    name: str
+    phase: SpinepsPhase
+    origin: str
+    folder: Path
+    runnable: bool
+    config: InferenceConfig
+
+
+def get_semantic_model(name: str | Path = "t2w", *, use_cpu: bool = False, **how: object) -> SemanticModel:
+    """The semantic model called ``name`` (``t2w``, ``t1w``, ``vibe``, ``ct``, ``semantic``, an installed id or a path).
+
+    Args:
+        name: id or folder.
+        use_cpu: never use a GPU.
+        **how: ``engine``, ``device``, ``threads`` of :func:`spineps.inference.engine.load_network`.
+
+    Raises:
+        UnknownModelError: no such model (also a KeyError).
+        ModelError: the model cannot be used.
+    """
+    return _get(name, SpinepsPhase.SEMANTIC, SemanticModel, use_cpu, how)
+
+
+def get_instance_model(name: str | Path = "instance", *, use_cpu: bool = False, **how: object) -> InstanceModel:
+    """The instance model called ``name`` (``instance``, ``ct_instance``, an installed id or a path)."""
+    return _get(name, SpinepsPhase.INSTANCE, InstanceModel, use_cpu, how)
+
+
+def get_labeling_model(name: str | Path = "t2w_labeling", *, use_cpu: bool = False, **how: object) -> LabelingModel:
+    """The labelling model called ``name`` (``labeling``, ``t2w_labeling``, ``ct_labeling``, an id or a path)."""
+    return _get(name, SpinepsPhase.LABELING, LabelingModel, use_cpu, how)
+
+
+def get_actual_model(folder: str | Path, *, use_cpu: bool = False, **how: object) -> Model:
+    """The model in a folder, whatever its phase; the path of its ``inference_config.json`` does as well."""
+    folder = Path(folder)
+    folder = folder.parent if folder.is_file() else folder
+    entry = _entry(folder, "installed")
+    return _build(entry.name, entry, None, use_cpu, how)
+
+
+def models_folder() -> Path:
+    """Where the user's own models lie; it need not exist unless the environment names it.
+
+    Raises:
+        ModelError: the environment names a folder that does not exist.
+    """
+    if value := os.environ.get(MODELS_VARIABLE):
+        if not Path(value).is_dir():
+            raise ModelError(f"{MODELS_VARIABLE} names {value}, which is not a folder.", "Create it or unset it.")
+        return Path(value)
+    home = Path.home()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = home / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
+    return base / "spineps" / "models"
+
+
+def available_models() -> list[ModelEntry]:
+    """Every model that can be asked for: the documented names, then what the user has installed."""
+    installed = _installed()
+    entries = []
+    for alias in ALIASES:
+        if entry := _published(alias, installed):
+            entries.append(replace(entry, name=alias.name))
+        elif (BUNDLED / alias.bundled / CONFIG_FILE).is_file():
+            entries.append(replace(_entry(BUNDLED / alias.bundled, "bundled"), name=alias.name))
+    return entries + installed
+
+
+def _get(name: str | Path, phase: SpinepsPhase, kind: type[M], use_cpu: bool, how: dict[str, object]) -> M:
+    if isinstance(name, Path) or "/" in name or "\\" in name:
+        model = get_actual_model(name, use_cpu=use_cpu, **how)
+    else:
+        model = _by_name(name.lower(), phase, use_cpu, how)
+    if not isinstance(model, kind):
+        raise ModelError(f"{name} is a {model.phase.name.lower()} model, not {phase.name.lower()}.", "Choose another.")
+    return model
+
+
+def _by_name(name: str, phase: SpinepsPhase, use_cpu: bool, how: dict[str, object]) -> Model:
+    installed = [entry for entry in _installed() if entry.phase == phase]
+    for alias in ALIASES:
+        if alias.name != name or alias.phase != phase:
+            continue
+        entry = _published(alias, installed)
+        if entry is None:
+            entry = _entry(BUNDLED / alias.bundled, "bundled")
+        return _build(name, entry, alias, use_cpu, how)
+    for entry in installed:
+        if entry.name == name:
+            return _build(name, entry, None, use_cpu, how)
+    ids = [a.name for a in ALIASES if a.phase == phase] + [entry.name for entry in installed]
+    raise UnknownModelError(f"There is no {phase.name.lower()} model {name!r}.", f"Choose one of: {', '.join(ids)}.")
+
+
+def _build(name: str, entry: ModelEntry, alias: Alias | None, use_cpu: bool, how: dict[str, object]) -> Model:
+    if not entry.runnable:
+        raise ModelError(
+            f"{entry.folder} holds a published checkpoint, which this version cannot run yet.",
+            f"Move the folder out of {models_folder()} to use the bundled model of that name.",
+        )
+    config = entry.config
+    if alias is not None and alias.modalities is not None and entry.origin == "bundled":
+        config = replace(config, modalities=alias.modalities)
+    logger.info("%s model %r: %s (%s)", entry.phase.name.lower(), name, config.log_name, entry.origin)
+    if use_cpu:
+        how = {"device": "cpu", **how}
+    return _CLASSES[entry.phase](name, config, entry.folder, entry.origin, **how)  # type: ignore[arg-type]
+
+
+def _published(alias: Alias, installed: list[ModelEntry]) -> ModelEntry | None:
+    wanted = (alias.name, *alias.published)
+    return next((e for e in installed if e.name in wanted and e.phase == alias.phase), None)
+
+
+def _installed() -> list[ModelEntry]:
+    folder = models_folder()
+    if not folder.is_dir():
+        return []
+    entries = [_entry_or_none(file.parent) for file in sorted(folder.rglob(CONFIG_FILE))]
+    return [entry for entry in entries if entry is not None]
+
+
+def _entry_or_none(folder: Path) -> ModelEntry | None:
+    try:
+        return _entry(folder, "installed")
+    except ModelError as error:
+        logger.warning("Model skipped: %s", error)
+        return None
+
+
+def _entry(folder: Path, origin: str) -> ModelEntry:
+    config = read_config(folder)
+    # nnU-Net folders are called after their plans; the model's own name is one level up.
+    named = folder.parent if "nnUNetPlans" in folder.name else folder
+    runnable = (folder / WEIGHTS_FILE).is_file()
+    return ModelEntry(named.name.lower(), config.phase, origin, folder, runnable, config)

@@ -1,0 +1,134 @@
+"""Sliding window and the way to the model's grid and back."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spineps.anatomy import CLASS_MIRROR
+from spineps.inference.network import NetSpec
+from spineps.inference.resample import argmax_on_grid, entropy_on_grid, to_model_grid
+from spineps.inference.sliding import sliding_window, softmax, tile_starts
+from spineps.volume import Grid, Volume
+
+
+class Pointwise:
+    """A network whose answer at a voxel depends on that voxel alone: tiles and padding must not show."""
+
+    spec = NetSpec(kind="unet", classes=3, widths=(2, 2, 2))
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        assert all(n % s == 0 for n, s in zip(x.shape[2:], self.spec.stride, strict=True))
+        return np.concatenate([x, x**2, 1 - x], axis=1)
+
+
+@pytest.mark.parametrize("shape", [(5, 9, 3), (16, 16, 16), (33, 20, 7)])
+def test_tiles_leave_no_trace(shape: tuple[int, int, int]) -> None:
+    image = np.random.default_rng(0).random((1, *shape)).astype(np.float32)
+    calls: list[tuple[int, int]] = []
+    p = sliding_window(Pointwise(), image, (16, 12, 8), 0.5, 3, progress=lambda *c: calls.append(c))
+    expected = softmax(np.concatenate([image, image**2, 1 - image]), axis=0)
+    np.testing.assert_allclose(p, expected, atol=1e-5)
+    assert calls[-1][0] == calls[-1][1] == len(calls)
+
+
+@given(st.integers(1, 300), st.integers(1, 64), st.floats(0.1, 1))
+def test_tiles_cover_everything(length: int, tile: int, step: float) -> None:
+    starts = tile_starts(length, tile, step)
+    covered = np.zeros(max(length, tile), bool)
+    for s in starts:
+        covered[s : s + tile] = True
+    assert covered.all() and starts[0] == 0 and max(starts) <= max(length - tile, 0)
+    assert all(b - a <= max(tile * step, 1) + 1 for a, b in pairwise(starts))
+
+
+class LeftIsLeft:
+    """Answers class 3 (left) in the first half of axis 2 and class 4 (right) in the second, whatever it is shown."""
+
+    spec = NetSpec(kind="unet", classes=15, widths=(2, 2))
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        logits = np.zeros((1, 15, *x.shape[2:]), np.float32)
+        half = x.shape[4] // 2
+        logits[:, 3, :, :, :half] = logits[:, 4, :, :, half:] = 5
+        return logits
+
+
+def test_mirrored_pass_swaps_sides() -> None:
+    image = np.zeros((1, 4, 4, 8), np.float32)
+    plain = sliding_window(LeftIsLeft(), image, (8, 8, 8), 0.5, 15)
+    both = sliding_window(LeftIsLeft(), image, (8, 8, 8), 0.5, 15, mirror=(2, CLASS_MIRROR))
+    np.testing.assert_allclose(both, plain, atol=1e-6)
+
+
+def grid(shape, zoom, axcodes="PIR", origin=(0.0, 0.0, 0.0)) -> Grid:
+    directions = {"P": (1, -1), "A": (1, 1), "I": (2, -1), "S": (2, 1), "R": (0, 1), "L": (0, -1)}
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for axis, code in enumerate(axcodes):
+        row, sign = directions[code]
+        affine[row, axis] = sign * zoom[axis]
+    affine[:3, 3] = origin
+    return Grid(shape, affine)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.sampled_from(["PIR", "LAS", "RPI", "ASL", "SRP"]),
+    st.tuples(*[st.floats(0.4, 3)] * 3),
+    st.tuples(*[st.integers(3, 20)] * 3),
+    st.integers(0, 1000),
+)
+def test_streaming_argmax_equals_interpolate_all_then_argmax(axcodes, zoom, shape, seed) -> None:
+    rng = np.random.default_rng(seed)
+    source = grid((9, 7, 5), (1.5, 1.5, 1.5), origin=(-2.0, 3.0, 1.0))
+    p = softmax(3 * rng.standard_normal((4, 9, 7, 5)).astype(np.float32), 0)
+    p[0] += 0.5
+    p /= p.sum(axis=0)
+    target = grid(shape, zoom, axcodes)
+    slow = np.stack([Volume(c, source.affine).on(target, order=1, fill=float(k == 0)).array for k, c in enumerate(p)])
+    fast = argmax_on_grid(p, source, target)
+    top = np.sort(slow, axis=0)
+    clear = top[-1] - top[-2] > 1e-4
+    np.testing.assert_array_equal(fast[clear], slow.argmax(axis=0)[clear])
+    entropy = entropy_on_grid(p, source, target)
+    inside = slow[0] < 1
+    slow_entropy = -(slow * np.log(np.maximum(slow, 1e-7))).sum(axis=0) / np.log(4)
+    np.testing.assert_allclose(entropy[inside], slow_entropy[inside], atol=1e-3)
+    assert entropy.min() >= 0 and entropy.max() <= 1
+
+
+def test_oblique_grids_fall_back() -> None:
+    source = grid((12, 12, 12), (1, 1, 1))
+    p = np.zeros((3, 12, 12, 12), np.float32)
+    p[0], p[2, 4:8, 4:8, 4:8] = 1, 1
+    p[0, 4:8, 4:8, 4:8] = 0
+    turn = np.eye(4)
+    turn[:2, :2] = [[0.8, -0.6], [0.6, 0.8]]
+    target = Grid((12, 12, 12), source.affine @ turn)
+    answer = argmax_on_grid(p, source, target)
+    assert set(np.unique(answer)) == {0, 2}
+    expected = Volume(p[2], source.affine).on(target, order=1).array > 0.5
+    assert (expected == (answer == 2)).mean() > 0.99
+
+
+def test_background_only_gives_background() -> None:
+    p = np.zeros((3, 4, 4, 4), np.float32)
+    p[0] = 1
+    g = grid((4, 4, 4), (1, 1, 1))
+    assert not argmax_on_grid(p, g, g).any() and not entropy_on_grid(p, g, g).any()
+
+
+def test_model_grid_keeps_linear_ramps_and_smooths_stripes() -> None:
+    x = np.broadcast_to(np.arange(60.0)[:, None, None], (60, 8, 6))
+    image = Volume(np.ascontiguousarray(x), grid((60, 8, 6), (0.5, 1.5, 3)).affine)
+    small = to_model_grid(image, (1.5, 1.5, 1.5))
+    assert small.grid.same_as(image.grid.rescaled((1.5, 1.5, 1.5))) and small.array.dtype == np.float32
+    np.testing.assert_allclose(small.array[3:-3, 0, 0], 3 * np.arange(20)[3:-3], atol=1e-3)
+    stripes = image.with_array(np.ascontiguousarray(x % 2))
+    assert to_model_grid(stripes, (1.5, 1.5, 1.5)).array[3:-3].std() < 0.2
+    assert to_model_grid(stripes, (1.5, 1.5, 1.5), antialias=False).array[3:-3].std() > 0.4
