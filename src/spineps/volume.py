@@ -10,13 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from nibabel.orientations import (
-    aff2axcodes,
-    axcodes2ornt,
-    inv_ornt_aff,
-    io_orientation,
-    ornt_transform,
-)
 
 #: Relative tolerance below which two affines (or zooms) count as equal; the published system uses 1e-3 mm on zooms.
 ZOOM_TOLERANCE = 1e-3
@@ -45,6 +38,8 @@ class Grid:
     @property
     def axcodes(self) -> str:
         """Orientation such as ``"PIR"`` (nearest axes for oblique grids)."""
+        from nibabel.orientations import aff2axcodes
+
         return "".join(aff2axcodes(self.affine))
 
     @property
@@ -60,6 +55,8 @@ class Grid:
 
     def reoriented(self, axcodes: str) -> Grid:
         """The same voxels with axes permuted and flipped to ``axcodes``."""
+        from nibabel.orientations import inv_ornt_aff
+
         ornt = _ornt_to(self.affine, axcodes)
         shape = [0, 0, 0]
         for axis, (target, _) in enumerate(ornt):
@@ -218,6 +215,9 @@ def mm2_to_voxels(mm2: float, zoom: Sequence[float]) -> int:
 
 
 def _ornt_to(affine: np.ndarray, axcodes: str) -> np.ndarray:
+    # Imported late: training runs on machines that have no nibabel.
+    from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
     return ornt_transform(io_orientation(affine), axcodes2ornt(tuple(axcodes)))
 
 
