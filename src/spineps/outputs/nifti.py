@@ -112,7 +112,7 @@ def from_memory(image: Any) -> tuple[Volume, ImageInfo, list[str]]:
     affine = np.asarray(affine, float)
     _check_affine(name, affine)
     volume, warnings = as_volume(array, affine, name)
-    digest = hashlib.sha256(np.ascontiguousarray(volume.array))
+    digest = hashlib.sha256(np.ascontiguousarray(volume.array).data)
     digest.update(repr((volume.shape, volume.affine.tolist())).encode())
     return volume, ImageInfo("image", digest.hexdigest(), str(array.dtype)), warnings
 

@@ -62,7 +62,7 @@ class Writer:
         else:
             self._discard()
 
-    def write(self, path: Path, content: Callable[[IO[bytes]], None]) -> None:
+    def write(self, path: Path, content: Callable[[IO[bytes]], Any]) -> None:
         """Any content, as a function that writes it to a stream."""
         try:
             self._make_folder(path.parent)
@@ -86,7 +86,8 @@ class Writer:
 
     def json(self, path: Path, content: Any) -> None:
         """JSON, indented by 4 as in the published system."""
-        self.write(path, lambda stream: stream.write((json.dumps(content, indent=4) + "\n").encode()) and None)
+        text = json.dumps(content, indent=4) + "\n"
+        self.write(path, lambda stream: stream.write(text.encode()))
 
     def arrays(self, path: Path, **arrays: np.ndarray) -> None:
         """A compressed ``.npz``; no pickles inside."""

@@ -1,0 +1,201 @@
+"""The chain: a scan goes in, two masks and points come out.  No file, no network, no global, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spineps.options import Options
+from spineps.volume import Box, Volume
+
+if TYPE_CHECKING:
+    from spineps.models.model import InstanceModel, LabelingModel, SemanticModel
+    from spineps.phases.labeling import Naming
+    from spineps.phases.points import Point
+
+#: Called with (phase, done, total); ``total`` is 1 for phases that cannot tell how far they are.
+Progress = Callable[[str, int, int], None]
+PHASES = ("preprocess", "semantic", "instance", "postprocess", "labeling", "points")
+
+
+@dataclass(frozen=True)
+class Models:
+    """The networks of one run; without ``labeling`` vertebrae are numbered from the top and not named."""
+
+    semantic: SemanticModel
+    instance: InstanceModel
+    labeling: LabelingModel | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticStage:
+    """Result of the semantic phase.
+
+    Attributes:
+        mask: cleaned structures, uint8, on the model's grid (padding included).
+        native: the same on the scan's own grid, from upsampled probabilities.
+        class_ids: structure of each class of ``probabilities``.
+        probabilities: (classes, X, Y, Z) float16 on the model's grid, when asked for.
+        uncertainty: entropy 0..1 on the scan's grid, float32, when asked for.
+        debug: intermediate volumes, when asked for.
+    """
+
+    mask: Volume
+    native: Volume
+    class_ids: tuple[int, ...] = ()
+    probabilities: np.ndarray | None = None
+    uncertainty: Volume | None = None
+    debug: Mapping[str, Volume] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Everything that is known about one scan.
+
+    Attributes:
+        semantic: structures on the scan's grid.
+        instance: vertebrae, discs and endplates on the scan's grid, uint16.
+        points: in RAS mm.
+        naming: how the vertebrae got their names; None without a labelling model.
+        stage: the semantic phase's result.
+        raw_instance: vertebrae 1..n on the model's grid.
+    """
+
+    semantic: Volume
+    instance: Volume
+    points: list[Point]
+    naming: Naming | None
+    stage: SemanticStage
+    raw_instance: Volume
+
+
+def segment_volume(
+    volume: Volume,
+    models: Models,
+    options: Options | None = None,
+    progress: Progress | None = None,
+    *,
+    crop: Box | None = None,
+    semantic: SemanticStage | None = None,
+    instance: Volume | None = None,
+    done: Callable[[str, Any], None] | None = None,
+) -> Segmentation:
+    """Segment one scan.
+
+    Args:
+        volume: the scan; any orientation, voxel size, scale and finite dtype.
+        models: the networks.
+        options: what to do; defaults are those of the documented keywords.
+        progress: called as the phases proceed.
+        crop: look only at this box of the scan; results still cover the whole of it.
+        semantic: result of an earlier semantic phase of the same scan, models and options, to go on from.
+        instance: likewise for the instance phase.
+        done: called with ("semantic" | "instance", result) as soon as that phase is over.
+
+    Raises:
+        EmptyError: the image is constant or shows no spine.
+    """
+    options = options or Options()
+    tell = progress or (lambda phase, done, total: None)
+    done = done or (lambda stage, result: None)
+    if semantic is None:
+        semantic = semantic_stage(volume, models.semantic, options, tell, crop)
+        done("semantic", semantic)
+    if instance is None:
+        instance = instance_stage(semantic, models.instance, options, tell)
+        done("instance", instance)
+    return final_stage(volume, semantic, instance, models, options, tell)
+
+
+def semantic_stage(
+    volume: Volume, model: SemanticModel, options: Options, progress: Progress, crop: Box | None = None
+) -> SemanticStage:
+    """Pre-processing and semantic phase."""
+    from spineps.inference.resample import argmax_on_grid, entropy_on_grid
+    from spineps.phases.preprocess import preprocess
+    from spineps.phases.semantic import clean_semantic, predict_semantic
+
+    seen = volume.cropped(crop) if crop is not None else volume
+    progress("preprocess", 0, 1)
+    image = preprocess(seen, options.preprocess)
+    progress("preprocess", 1, 1)
+    prediction = predict_semantic(image, model, options.semantic, lambda done, n: progress("semantic", done, n))
+    mask = clean_semantic(prediction.mask, options.semantic)
+
+    wanted, grid = options.output, prediction.mask.grid
+    probabilities = prediction.probabilities.astype(np.float16) if wanted.save_softmax_logits else None
+    uncertainty = None
+    if wanted.save_uncertainty:
+        entropy = entropy_on_grid(prediction.probabilities, grid, seen.grid)
+        uncertainty = seen.with_array(entropy).on(volume.grid)
+    # What cleaning decided at the model's voxel size must hold after upsampling too.
+    one_hot(prediction.probabilities, mask.array, prediction.mask.array, prediction.class_ids)
+    classes = argmax_on_grid(prediction.probabilities, grid, seen.grid)
+    native = seen.with_array(np.array(prediction.class_ids, np.uint8)[classes]).on(volume.grid)
+    debug = {"image_preprocessed": image, "sem_raw": prediction.mask, "sem_native": native}
+    return SemanticStage(
+        mask, native, prediction.class_ids, probabilities, uncertainty, debug if wanted.save_debug_data else {}
+    )
+
+
+def instance_stage(semantic: SemanticStage, model: InstanceModel, options: Options, progress: Progress) -> Volume:
+    """Instance phase; vertebrae 1..n on the model's grid."""
+    from spineps.phases.instance import predict_instances
+
+    return predict_instances(semantic.mask, model, options.instance, lambda done, n: progress("instance", done, n))
+
+
+def final_stage(
+    volume: Volume, semantic: SemanticStage, instance: Volume, models: Models, options: Options, progress: Progress
+) -> Segmentation:
+    """Both masks on the scan's grid, cleaned against each other, named, with points."""
+    from spineps.phases.instance import upsample_instances
+    from spineps.phases.labeling import Naming, name_instances
+    from spineps.phases.points import compute_points
+    from spineps.phases.postprocess import postprocess
+
+    config, labeling = models.semantic.config, models.labeling
+    naming: Naming | None = None
+
+    def names(instances: np.ndarray) -> Mapping[int, int]:
+        nonlocal naming
+        assert labeling is not None
+        progress("labeling", 0, 1)
+        vertebrae = volume.with_array(instances)
+        naming = name_instances(volume, semantic.native, vertebrae, labeling, options.labeling)
+        progress("labeling", 1, 1)
+        return naming.ids
+
+    progress("postprocess", 0, 1)
+    sem, inst = postprocess(
+        semantic.native,
+        upsample_instances(instance, semantic.native),
+        options.post,
+        sacrum_ids=config.sacrum_ids,
+        metal=config.metal,
+        names=names if labeling is not None else None,
+    )
+    progress("postprocess", 1, 1)
+    points = compute_points(sem, inst, naming)
+    progress("points", 1, 1)
+    return Segmentation(sem, inst, points, naming, semantic, instance)
+
+
+def one_hot(probabilities: np.ndarray, wanted: np.ndarray, found: np.ndarray, class_ids: tuple[int, ...]) -> None:
+    """Make ``wanted`` certain, in place, in the voxels where it is not what was ``found``.
+
+    Args:
+        probabilities: (classes, X, Y, Z).
+        wanted: (X, Y, Z) structure ids.
+        found: (X, Y, Z) structure ids.
+        class_ids: structure of each class.
+    """
+    changed = np.nonzero(wanted != found)
+    if not changed[0].size:
+        return
+    labels = wanted[changed]
+    for k, label in enumerate(class_ids):
+        probabilities[(k, *changed)] = labels == label
