@@ -126,7 +126,7 @@ def _belongs(instance: int, code: int, present: Iterable[int]) -> Iterator[tuple
     elif instance - DISC_OFFSET in (*VERTEBRAE, SACRUM):
         yield instance - DISC_OFFSET, DISC
     elif (vertebra := instance - ENDPLATE_OFFSET) in (*VERTEBRAE, SACRUM):
-        # 200 + v holds the plates on both sides of the disc below v: the upper one is v's, the lower one the next bone's.
+        # 200 + v holds the plates on both sides of the disc below v; the lower of them is the next bone's.
         if code == ENDPLATE_INFERIOR:
             yield vertebra, code
         elif code == ENDPLATE_SUPERIOR:
@@ -182,10 +182,8 @@ def _body_axes(
     number = np.bincount(owner, minlength=len(chain))
     centres = np.stack([np.bincount(owner, weights=world[:, a], minlength=len(chain)) for a in range(3)], -1)
     centres /= number[:, None]
-    axes = np.tile([0.0, 0.0, -1.0], (len(chain), 1))
-    if len(chain) > 1:
-        axes = np.gradient(centres, axis=0)
-        axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+    axes = np.gradient(centres, axis=0) if len(chain) > 1 else np.array([[0.0, 0.0, -1.0]])
+    axes = axes / np.linalg.norm(axes, axis=1, keepdims=True)
     along = ((world - centres[owner]) * axes[owner]).sum(axis=1)
     # A body of uniform thickness h has standard deviation h / sqrt(12) along its axis.
     heights = np.sqrt(12 * np.bincount(owner, weights=along**2, minlength=len(chain)) / number)
