@@ -1,0 +1,184 @@
+"""Find every vertebral body in a semantic mask, and cut bodies that have grown together.
+
+All arrays are ``PIR``; lengths are millimetres.  Bodies are numbered from caudal to cranial, as in the published system.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spineps.anatomy import CORPUS, CORPUS_INNER, DENS, DISC
+from spineps.phases.components import (
+    boxes,
+    centres,
+    counts,
+    grow,
+    is_in,
+    label_components,
+    overlap_counts,
+    relabel,
+    remove_small,
+)
+from spineps.phases.splitting import Shape, describe, expected, pieces_in, split_body
+from spineps.volume import Box, bounding_box
+
+logger = logging.getLogger(__name__)
+
+#: A body lost by erosion, or cut by the image border, still counts from this share of the usual body volume on.
+LOST_SHARE = 0.15
+#: Fragments whose extents along the spine overlap by this share of the smaller one are one body.
+SAME_LEVEL = 0.6
+
+
+@dataclass(frozen=True, eq=False)
+class Bodies:
+    """The vertebral bodies of a mask.
+
+    Attributes:
+        labels: uint16, shape of the mask; 1..n from caudal to cranial.
+        centres: (n, 3) voxel indices: centre of the eroded body, so that bridges and spurs do not pull it.
+    """
+
+    labels: np.ndarray
+    centres: np.ndarray
+
+
+def find_bodies(
+    sem: np.ndarray, zoom: Sequence[float], minimum: int = 1, clean: bool = True, solve_merged: bool = True
+) -> Bodies:
+    """Every body once.
+
+    Args:
+        sem: semantic codes, PIR.
+        zoom: voxel size in mm.
+        minimum: voxels below which a body fragment is noise.
+        clean: erode before components are taken, so that bodies which touch come apart.
+        solve_merged: find and cut bodies that have grown together.
+
+    Returns:
+        Labels and centres; both empty when there is no body.
+    """
+    core = _cores(sem, minimum, clean)
+    core = _join_same_level(core)
+    whole = _whole_bodies(sem, core)
+    if solve_merged:
+        core, whole = _solve_merged(sem, core, whole, zoom)
+    found = centres(core)
+    order = sorted(found, key=lambda i: (-found[i][1], i))
+    whole = relabel(whole, {old: new for new, old in enumerate(order, 1)}).astype(np.uint16)
+    return Bodies(whole, np.array([found[i] for i in order]).reshape(-1, 3))
+
+
+def _body_mask(sem: np.ndarray) -> np.ndarray:
+    # CT models of the published system label the inside of bodies (50) apart: there bodies do not touch.
+    inner = sem == CORPUS_INNER
+    return inner | (sem == DENS) if inner.any() else sem == CORPUS
+
+
+def _cores(sem: np.ndarray, minimum: int, clean: bool) -> np.ndarray:
+    """Components of the twice eroded bodies; a body that erosion loses comes back whole."""
+    from scipy.ndimage import binary_erosion, generate_binary_structure
+
+    body = _body_mask(sem)
+    out = np.zeros(sem.shape, np.uint16)
+    box = bounding_box(body, 2)
+    if box is None:
+        return out
+    part = body[box]
+    eroded = part
+    if clean and not (sem[box] == CORPUS_INNER).any():
+        # Border value 1: a body cut by the edge of the image is no thinner for it.
+        eroded = binary_erosion(part, generate_binary_structure(3, 2), iterations=2, border_value=1)
+    eroded = remove_small(eroded.astype(np.uint8), minimum, connectivity=6)
+    core, count = label_components(eroded, 26)
+    raw, raw_count = label_components(part, 26)
+    size = counts(raw, raw_count + 1)
+    kept = overlap_counts(raw, core > 0)
+    with_core = kept[:, 1] > 0 if kept.shape[1] > 1 else np.zeros(len(size), bool)
+    usual = float(np.median(size[1:][with_core[1:]])) if with_core[1:].any() else 0.0
+    lost = ~with_core & (size >= max(minimum, 2, LOST_SHARE * usual))
+    lost[0] = False
+    core = core.astype(np.uint16)
+    for new, old in enumerate(np.flatnonzero(lost).tolist(), count + 1):
+        core[raw == old] = new
+    out[box] = core
+    return out
+
+
+def _join_same_level(core: np.ndarray) -> np.ndarray:
+    """Fragments that lie beside each other at one level of the spine are one body."""
+    where = boxes(core)
+    parent = {i: i for i in where}
+    size = counts(core)
+    order = sorted(where, key=lambda i: (-int(size[i]), i))
+    for place, small in enumerate(order):
+        for large in order[:place]:
+            a, b = where[small][1], where[large][1]
+            overlap = min(a.stop, b.stop) - max(a.start, b.start)
+            if parent[large] == large and overlap >= SAME_LEVEL * (a.stop - a.start) and size[small] < size[large]:
+                parent[small] = large
+                break
+    return relabel(core, {i: p for i, p in parent.items() if i != p})
+
+
+def _whole_bodies(sem: np.ndarray, core: np.ndarray) -> np.ndarray:
+    """Each core grown back into the body that it was eroded from."""
+    return grow(core, is_in(sem, (CORPUS, CORPUS_INNER, DENS)), 12, 26)
+
+
+def _solve_merged(
+    sem: np.ndarray, core: np.ndarray, whole: np.ndarray, zoom: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut every body that is far taller and larger than its neighbours predict, if the pieces look like bodies."""
+    core, whole = core.copy(), whole.copy()
+    shapes = describe(whole, zoom)
+    discs = _disc_heights(sem)
+    for body in sorted(shapes, key=lambda i: shapes[i].centre[1]):
+        others = [s for i, s in shapes.items() if i != body]
+        number = pieces_in(shapes[body], expected(shapes[body], others), _has_disc_inside(shapes[body], discs, zoom))
+        if number < 2:
+            continue
+        box = _box_of(whole, body)
+        mask = whole[box] == body
+        sides = split_body(mask, zoom, shapes[body].axis, number)
+        if sides is None:
+            continue
+        logger.info("one body holds %d vertebrae and is cut", number)
+        for side in range(2, int(sides.max()) + 1):
+            new = int(whole.max()) + 1
+            whole[box][mask & (sides == side)] = new
+            core[box][(core[box] == body) & (sides == side)] = new
+    # A piece without a core keeps its own voxels as core, so that it counts.
+    for lost in set(np.unique(whole).tolist()) - set(np.unique(core).tolist()):
+        core[whole == lost] = lost
+    return core, whole
+
+
+def _box_of(labels: np.ndarray, label: int) -> Box:
+    box = bounding_box(labels == label)
+    assert box is not None
+    return box
+
+
+def _disc_heights(sem: np.ndarray) -> list[np.ndarray]:
+    box = bounding_box(sem == DISC)
+    if box is None:
+        return []
+    components, _ = label_components(sem[box] == DISC, 26)
+    start = np.array([s.start for s in box], float)
+    return [c + start for c in centres(components).values()]
+
+
+def _has_disc_inside(shape: Shape, discs: Sequence[np.ndarray], zoom: Sequence[float]) -> bool:
+    """A disc fragment lies in the middle half of the body's height: two bodies fused around it."""
+    for disc in discs:
+        off = (disc - shape.centre) * np.asarray(zoom)
+        along = abs(float(off @ shape.axis))
+        across = float(np.linalg.norm(off - (off @ shape.axis) * shape.axis))
+        if along < 0.25 * shape.height and across < 0.75 * shape.depth:
+            return True
+    return False

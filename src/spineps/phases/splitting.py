@@ -1,0 +1,229 @@
+"""Tell a body that is two bodies from a tall one, and cut it.
+
+Two fused bodies with the disc between them reach over two bodies and a disc: about 2.3 times the height and volume that
+the neighbours predict.  A tall but single body stays near their trend, is never much taller than it is deep, and does
+not come apart into equally thick pieces (the dens of C2 is thin).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spineps.phases.components import boxes, centres, counts, label_components
+
+#: From this multiple of the predicted body plus disc on (1.5 is halfway between one and two).
+MERGED = 1.5
+#: The same beside a disc fragment that lies inside the body (published: volume ratio 1.5).
+MERGED_AROUND_DISC = 1.35
+#: Height over depth: single bodies of all levels stay below 1.0 in the mean (C3 0.9, T6 0.75, L3 0.8).
+SURE_ASPECT, LEAST_ASPECT = 1.45, 1.1
+#: A neighbour counts when it is at most this many bodies away (published).
+NEIGHBOURHOOD = 5
+#: Least share of thickness that the thinner piece has of the thicker.
+ALIKE = 0.5
+#: Disc height as a share of body height where it cannot be measured (0.2 thoracic to 0.35 lumbar).
+DISC_SHARE = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """One body's measures.
+
+    Attributes:
+        centre: (3,) voxel index.
+        axis: (3,) unit vector in mm space along the spine, pointing down.
+        height: mm along the axis (2nd to 98th percentile).
+        depth: mm from front to back.
+        volume: mm3.
+        cut: touches the upper or lower border of the array.
+        place: rank from the top.
+    """
+
+    centre: np.ndarray
+    axis: np.ndarray
+    height: float
+    depth: float
+    volume: float
+    cut: bool
+    place: int
+
+
+def describe(whole: np.ndarray, zoom: Sequence[float]) -> dict[int, Shape]:
+    """Measures of every body of a label array (PIR)."""
+    scale = np.asarray(zoom, float)
+    middle = centres(whole)
+    order = sorted(middle, key=lambda i: (middle[i][1], i))
+    where = boxes(whole)
+    shapes = {}
+    for place, body in enumerate(order):
+        axis = _spine_axis([middle[i] * scale for i in order], place)
+        box = where[body]
+        points = np.argwhere(whole[box] == body) * scale
+        shapes[body] = Shape(
+            centre=middle[body],
+            axis=axis,
+            height=_extent(points @ axis, 2) + float(zoom[1]),
+            depth=_extent(points @ np.array([axis[1], -axis[0], 0.0]), 10) * 1.2,
+            volume=len(points) * float(np.prod(scale)),
+            cut=box[1].start == 0 or box[1].stop == whole.shape[1],
+            place=place,
+        )
+    return shapes
+
+
+def expected(shape: Shape, others: Sequence[Shape]) -> tuple[float, float] | None:
+    """(height, volume) that the neighbours predict; None with fewer than two usable ones.
+
+    The median of the straight lines through pairs of neighbours (Theil-Sen, in logarithms) is not moved by one further
+    outlier, and follows the growth of bodies from neck to loin.
+    """
+    near = [s for s in others if not s.cut and abs(s.place - shape.place) <= NEIGHBOURHOOD]
+    if len(near) < 2:
+        return None
+    places = np.array([s.place for s in near], float)
+    height, volume = (
+        _theil_sen(places, np.log([getattr(s, name) for s in near]), shape.place) for name in ("height", "volume")
+    )
+    return height, volume
+
+
+def pieces_in(shape: Shape, prediction: tuple[float, float] | None, disc_inside: bool = False) -> int:
+    """How many vertebrae a body holds; 1 for an ordinary one."""
+    aspect = shape.height / max(shape.depth, 1e-6)
+    if prediction is None:
+        # Nothing to compare with: only the shape itself can tell.
+        return max(round((aspect / 0.8 + DISC_SHARE) / (1 + DISC_SHARE)), 2) if aspect > SURE_ASPECT else 1
+    height, volume = prediction
+    ratio = min((shape.height / height + DISC_SHARE) / (1 + DISC_SHARE), shape.volume / volume)
+    if aspect < LEAST_ASPECT or ratio < (MERGED_AROUND_DISC if disc_inside else MERGED):
+        return 1
+    return max(round((shape.height / height + DISC_SHARE) / (1 + DISC_SHARE)), 2)
+
+
+def split_body(mask: np.ndarray, zoom: Sequence[float], axis: np.ndarray, number: int) -> np.ndarray | None:
+    """Cut a body into ``number`` pieces.
+
+    Two pieces that erosion can part are cut as in the published system, by the plane where they meet again when they
+    grow.  Otherwise each cut is a plane across the spine at the narrowest place near where a body should end.
+
+    Args:
+        mask: bool, the body's own box.
+        zoom: voxel size in mm.
+        axis: (3,) unit vector along the spine, pointing down.
+        number: pieces, 2 or more.
+
+    Returns:
+        Numbers 1..``number`` from the top (0 outside), or None when the pieces would not look like bodies.
+    """
+    if number == 2:
+        plane = parting_plane(mask)
+        if plane is not None:
+            sides = halves(mask, *plane)
+            if _balanced(sides, zoom, axis):
+                return sides
+    sides = _cross_cuts(mask, zoom, axis, number)
+    return sides if _balanced(sides, zoom, axis) else None
+
+
+def parting_plane(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Point and normal (voxel units, pointing up) of the plane between two bodies that touch.
+
+    Erode until the mask falls apart, let the two largest parts grow in turn until they overlap: the plane goes through
+    the overlap's centre, across the line between the parts.  None when the mask vanishes before it falls apart.
+    """
+    from scipy.ndimage import binary_dilation, binary_erosion
+
+    cube = np.ones((3, 3, 3), bool)
+    room = 16
+    state = np.pad(mask, room)
+    for _ in range(10):
+        state = binary_erosion(state, cube)
+        parts, count = label_components(state, 26)
+        if count > 1:
+            break
+    else:
+        return None
+    size = counts(parts, count + 1)
+    first, second = sorted(np.argsort(-size[1:], kind="stable")[:2] + 1)
+    middle = centres(parts)
+    if middle[first][1] > middle[second][1]:
+        first, second = second, first
+    upper, lower = parts == first, parts == second
+    for step in range(4 * max(mask.shape)):
+        if step % 2 == 0:
+            upper = binary_dilation(upper, cube)
+        else:
+            lower = binary_dilation(lower, cube)
+        overlap = upper & lower
+        if overlap.any():
+            point = np.argwhere(overlap).mean(axis=0)
+            return point - room, middle[first] - middle[second]
+    return None
+
+
+def halves(mask: np.ndarray, point: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """1 on and above the plane, 2 below, 0 outside the mask."""
+    axes = np.ogrid[tuple(slice(n) for n in mask.shape)]
+    above = sum((axis - p) * n for axis, p, n in zip(axes, point, normal, strict=True)) >= 0
+    return np.where(mask, np.where(above, 1, 2), 0).astype(np.uint8)
+
+
+def _cross_cuts(mask: np.ndarray, zoom: Sequence[float], axis: np.ndarray, number: int) -> np.ndarray:
+    voxels = np.argwhere(mask)
+    along = (voxels * np.asarray(zoom)) @ axis
+    # One bin per voxel height, smoothed over 3: the area of cross-sections.
+    low, step = float(along.min()), float(zoom[1])
+    bins = ((along - low) / step).astype(int)
+    area = np.convolve(np.bincount(bins), np.ones(3) / 3, mode="same")
+    side = np.ones(len(voxels), np.uint8)
+    length = len(area)
+    for cut in range(1, number):
+        target = length * cut / number
+        reach = 0.3 * length / number
+        window = np.arange(max(int(target - reach), 1), min(int(target + reach) + 1, length))
+        # Without a waist all cross-sections are equal: then the nearest to the middle wins.
+        cost = area[window] / area.max() + 0.05 * np.abs(window + 0.5 - target) / reach
+        place = window[int(cost.argmin())]
+        side += (bins > place).astype(np.uint8)
+    out = np.zeros(mask.shape, np.uint8)
+    out[tuple(voxels.T)] = side
+    return out
+
+
+def _balanced(sides: np.ndarray, zoom: Sequence[float], axis: np.ndarray) -> bool:
+    """All pieces are of similar thickness and none is a sliver."""
+    heights, thickness = [], []
+    for side in range(1, int(sides.max()) + 1):
+        points = np.argwhere(sides == side)
+        if not len(points):
+            return False
+        heights.append(_extent((points * np.asarray(zoom)) @ axis, 2) + float(zoom[1]))
+        thickness.append(len(points) / heights[-1])
+    return min(thickness) >= ALIKE * max(thickness) and min(heights) >= 0.4 * max(heights)
+
+
+def _spine_axis(middle: Sequence[np.ndarray], place: int) -> np.ndarray:
+    upper, lower = middle[max(place - 1, 0)], middle[min(place + 1, len(middle) - 1)]
+    axis = lower - upper
+    axis[2] = 0.0
+    length = float(np.linalg.norm(axis))
+    # Alone, or beside a fragment at its own level: straight down.
+    if length < 1e-6 or axis[1] < 0.5 * length:
+        return np.array([0.0, 1.0, 0.0])
+    return axis / length
+
+
+def _extent(values: np.ndarray, percentile: float) -> float:
+    low, high = np.percentile(values, [percentile, 100 - percentile])
+    return float(high - low)
+
+
+def _theil_sen(x: np.ndarray, y: np.ndarray, at: float) -> float:
+    i, j = np.triu_indices(len(x), 1)
+    slope = float(np.median((y[j] - y[i]) / (x[j] - x[i])))
+    # Bodies never change by more than an eighth from one level to the next.
+    slope = min(max(slope, -0.12), 0.12)
+    return float(np.exp(np.median(y - slope * x) + slope * at))
