@@ -1,6 +1,6 @@
 """Find every vertebral body in a semantic mask, and cut bodies that have grown together.
 
-All arrays are ``PIR``; lengths are millimetres.  Bodies are numbered from caudal to cranial, as in the published system.
+All arrays are ``PIR``; lengths are millimetres.  Bodies are numbered from caudal to cranial (published order).
 """
 
 from __future__ import annotations
