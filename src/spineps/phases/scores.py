@@ -1,0 +1,121 @@
+"""From the answers of a labelling network (VERIDAH heads) to the costs of the solver.
+
+Weights and smoothing are those of the published system 2.1.3, except where it is wrong: it lowers the scores of the
+first and last two vertebrae (its visibility smoothing counts what lies beyond the row as invisible), and it reads a head
+``VERTT13`` while its own models call it ``VT13``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+Heads = Mapping[str, np.ndarray]
+
+#: Heads and their sizes.  VERT: C1 .. L5.  VERTEX: with T13 (19) and L6 (25).  REGION: cervical, thoracic, lumbar.
+#: VERTREL: nothing, last cervical, first thoracic, last thoracic, first lumbar, last lumbar.  VERTGRP: groups below.
+#: VT13: no, yes.  FULLYVISIBLE: no, yes.
+HEADS: dict[str, int] = {
+    "VERT": 24,
+    "VERTEX": 26,
+    "REGION": 3,
+    "VERTREL": 6,
+    "VERTGRP": 12,
+    "VT13": 2,
+    "FULLYVISIBLE": 2,
+}
+#: Vertebrae per group of VERTGRP, top to bottom: C1-2, C3-5, C6-7, T1-2, T3-4, T5-7, T8-9, T10-11, T12, L1-2, L3-4, L5.
+GROUP_SIZES: tuple[int, ...] = (2, 3, 2, 2, 2, 3, 2, 2, 1, 2, 2, 1)
+WEIGHTS: dict[str, float] = {"VERT": 0.9, "VERTEX": 0.9, "VERTGRP": 0.8, "REGION": 1.1, "VERTREL": 0.6, "VT13": 0.4}
+#: First class of each region on the axis of 24 classes and on that of 26.
+_STARTS = {24: (0, 7, 19), 26: (0, 7, 20)}
+_TINY = 1e-8
+
+
+def score_table(heads: Heads) -> np.ndarray:
+    """How well each class fits each vertebra.
+
+    Args:
+        heads: {name: (n, k) probabilities}, vertebrae from top to bottom.
+
+    Returns:
+        (n, 24) or, when only VERTEX knows levels, (n, 26); rows sum to 1 (less for vertebrae cut off by the image's
+        border, whose word counts up to half as much).
+    """
+    exact = "VERTEX" in heads and "VERT" not in heads
+    n = len(next(iter(heads.values())))
+    table = np.zeros((n, 26 if exact else 24))
+    if "VERT" in heads:
+        table += WEIGHTS["VERT"] * _smoothed(heads["VERT"])
+    if "VERTEX" in heads:
+        table += WEIGHTS["VERTEX"] * _smoothed(heads["VERTEX"] if exact else _without_anomalies(heads["VERTEX"]))
+    if "VERTGRP" in heads:
+        groups = np.repeat(heads["VERTGRP"], GROUP_SIZES, axis=1)
+        table += WEIGHTS["VERTGRP"] * _smoothed(_with_anomalies(groups) if exact else groups)
+    if "REGION" in heads:
+        sizes = np.diff([*_STARTS[table.shape[1]], table.shape[1]])
+        table += WEIGHTS["REGION"] * _normalised(np.repeat(heads["REGION"], sizes, axis=1))
+    return table / (table.sum(axis=1, keepdims=True) + _TINY) * visibility(heads)[:, None]
+
+
+def visibility(heads: Heads) -> np.ndarray:
+    """(n,) weight 0.5 .. 1 of each vertebra: 1 where it is fully visible."""
+    from scipy.ndimage import gaussian_filter1d
+
+    n = len(next(iter(heads.values())))
+    if "FULLYVISIBLE" not in heads:
+        return np.ones(n)
+    seen = gaussian_filter1d(np.asarray(heads["FULLYVISIBLE"], float)[:, 1], 0.8, radius=2, mode="nearest")
+    return np.clip(1 - 0.5 * (1 - np.round(seen, 3)), 0, 1)
+
+
+def relation_costs(heads: Heads) -> np.ndarray | None:
+    """(n, 6) costs for :func:`~spineps.phases.solver.best_path`, negative where a vertebra looks like a region's end."""
+    from scipy.ndimage import gaussian_filter1d
+
+    if "VERTREL" not in heads:
+        return None
+    columns = np.asarray(heads["VERTREL"], float).copy()
+    columns[:, 1:] = gaussian_filter1d(columns[:, 1:], 0.6, axis=0, radius=1, mode="nearest")
+    total = columns.sum(axis=0)
+    # A boundary that no vertebra shows must not be blown up to certainty.
+    return -WEIGHTS["VERTREL"] * columns / np.where(total > 1, total, 1 + total)
+
+
+def t13_costs(heads: Heads) -> np.ndarray | None:
+    """(n,) costs of calling each vertebra T13, from the head ``VT13`` or, as some checkpoints say, ``VERTT13``."""
+    head = heads.get("VT13", heads.get("VERTT13"))
+    if head is None:
+        return None
+    values = np.asarray(head, float)
+    return -WEIGHTS["VT13"] * values[:, 1] / (values[:, 1].sum() + _TINY)
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """Each region smoothed on its own along the classes (a neighbour is the likeliest mistake), rows sum to 1."""
+    from scipy.ndimage import gaussian_filter1d
+
+    bounds = [*_STARTS[values.shape[1]], values.shape[1]]
+    parts = [
+        gaussian_filter1d(np.asarray(values[:, a:b], float), 0.8, axis=1, radius=2, mode="nearest")
+        for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+    ]
+    return _normalised(np.concatenate(parts, axis=1))
+
+
+def _normalised(values: np.ndarray) -> np.ndarray:
+    return values / (values.sum(axis=1, keepdims=True) + _TINY)
+
+
+def _without_anomalies(values: np.ndarray) -> np.ndarray:
+    """26 classes to 24: T13 counts for T12, L6 for L5."""
+    out = np.array(values, float)
+    out[:, 18] += out[:, 19]
+    out[:, 24] += out[:, 25]
+    return np.delete(out, (19, 25), axis=1)
+
+
+def _with_anomalies(values: np.ndarray) -> np.ndarray:
+    """24 classes to 26: T13 looks like T12, L6 like L5."""
+    return np.insert(values, (19, 24), values[:, (18, 23)], axis=1)
