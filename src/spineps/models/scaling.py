@@ -1,11 +1,15 @@
 """How grey values reach a network.  Training and inference both call this, so that they cannot differ.
 
-Works on numpy arrays and torch tensors alike where noted.
+Everything works on numpy arrays and on torch tensors alike.
 """
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import numpy as np
+
+A = TypeVar("A", bound=Any)
 
 #: Hounsfield units kept of a CT: fat to dense bone.  An image with values below the lower end is taken for a CT,
 #: because MR images are never that negative.
@@ -14,27 +18,31 @@ HOUNSFIELD_WINDOW = (-300.0, 1300.0)
 PERCENTILES, CEILING = (0.5, 99.5), 1.2
 
 
-def spread(image: np.ndarray) -> np.ndarray:
-    """Grey values of a whole image to float32 in 0 .. 1.2 by its own percentiles; CT is windowed first.
+def spread(image: A) -> A:
+    """Grey values of a whole image to 0 .. 1.2 by its own percentiles; CT is windowed first.
 
     >>> spread(np.array([0.0, 5.0, 10.0])).round(1).tolist()
     [0.0, 0.5, 1.0]
     """
-    x = np.asarray(image, np.float32)
+    x: Any = image.astype(np.float32) if isinstance(image, np.ndarray) else image
     low, high = HOUNSFIELD_WINDOW
     if float(x.min()) < low:
-        x = np.clip(x, low, high)
-    low, high = (float(v) for v in np.percentile(_sample(x), PERCENTILES))
-    return np.clip((x - low) / max(high - low, 1e-6), 0, CEILING)
+        x = x.clip(low, high)
+    low, high = _percentiles(x)
+    scaled: A = ((x - low) / max(high - low, 1e-6)).clip(0, CEILING)
+    return scaled
 
 
-def standardise(patch: np.ndarray) -> np.ndarray:
-    """Zero mean and unit variance over a patch, any shape, float32."""
-    mean, std = float(patch.mean()), float(patch.std())
-    return ((patch - mean) / (std + 1e-6)).astype(np.float32, copy=False)
+def standardise(patch: A) -> A:
+    """Zero mean and unit variance over a patch."""
+    return (patch - patch.mean()) / (patch.std() + 1e-6)
 
 
-def _sample(x: np.ndarray, most: int = 2_000_000) -> np.ndarray:
+def _percentiles(x: Any, most: int = 1_000_000) -> tuple[float, float]:
     # Percentiles of every k-th voxel are as good and keep huge scans cheap.
-    flat = x.reshape(-1)
-    return flat[:: max(flat.size // most, 1)]
+    sample = x.reshape(-1)
+    sample = sample[:: max(len(sample) // most, 1)]
+    if not isinstance(sample, np.ndarray):
+        sample = sample.detach().cpu().numpy()
+    low, high = np.percentile(sample, PERCENTILES)
+    return float(low), float(high)

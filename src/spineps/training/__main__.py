@@ -1,0 +1,115 @@
+"""``python -m spineps.training``: make caches, train, export."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from spineps.errors import SpinepsError
+from spineps.training.config import read_training_config
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    args = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    try:
+        args.command(args)
+    except SpinepsError as error:
+        logging.getLogger(__name__).error("%s", error)
+        return error.code.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m spineps.training", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    train = commands.add_parser("semantic", help="train the semantic network")
+    train.add_argument("--config", default="semantic", help="JSON file, or the name of one that ships")
+    train.add_argument("--init", help="weights to start from: bundled, a model folder, weights.npz or checkpoint.pt")
+    train.add_argument("--synthetic", type=Path, help="cache of label maps")
+    train.add_argument("--real", type=Path, help="cache of real scans with coarse labels")
+    train.add_argument(
+        "--out", type=Path, default=Path("runs/semantic"), help="folder of the run; resumed if it exists"
+    )
+    train.add_argument("--steps", type=int, help="length of the schedule (exactly repeatable)")
+    train.add_argument("--minutes", type=float, help="length of the schedule in minutes, over all legs")
+    train.add_argument("--leg", type=float, help="stop after this many minutes, to be resumed")
+    train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    train.add_argument("--threads", type=int, help="CPU threads")
+    train.add_argument("--every", type=int, default=100, help="steps between log lines")
+    train.set_defaults(command=_train)
+
+    real = commands.add_parser("cache-real", help="real scans with coarse labels to one cache")
+    real.add_argument("folder", type=Path)
+    real.add_argument("out", type=Path)
+    real.add_argument("--config", default="semantic")
+    real.set_defaults(command=_cache_real)
+
+    maps = commands.add_parser("cache", help="label maps of generated spines to one cache")
+    maps.add_argument("out", type=Path)
+    maps.add_argument("--config", default="semantic")
+    maps.add_argument("--count", type=int, default=1000)
+    maps.add_argument("--first", type=int, default=0, help="seed of the first; the n-th has first + n")
+    maps.add_argument("--most-mib", type=float, default=58, help="stop at this size")
+    maps.set_defaults(command=_cache_maps)
+
+    export = commands.add_parser("export", help="averaged weights of a run to a model folder")
+    export.add_argument("checkpoint", type=Path)
+    export.add_argument("folder", type=Path)
+    export.set_defaults(command=_export)
+    return parser
+
+
+def _train(args: argparse.Namespace) -> None:
+    import torch
+
+    from spineps.inference.torch_engine import best_device
+    from spineps.training.export import initial_weights
+    from spineps.training.loop import Trainer
+    from spineps.training.semantic import semantic_objective
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    config = read_training_config(args.config)
+    device = torch.device(best_device() if args.device == "auto" else args.device)
+    objective = semantic_objective(config, device, args.synthetic, args.real)
+    trainer = Trainer(config, objective, device, initial_weights(args.init, "semantic"))
+    checkpoint = args.out / "checkpoint.pt"
+    if checkpoint.exists():
+        trainer.resume(checkpoint)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "config.json").write_text(config.to_json() + "\n", encoding="utf-8")
+    ended = trainer.run(
+        args.steps, args.minutes, args.leg, args.out, args.every, lambda: objective.draw(trainer, args.out)
+    )
+    logging.getLogger(__name__).info("the schedule has ended" if ended else "run the same command again to go on")
+
+
+def _cache_real(args: argparse.Namespace) -> None:
+    from spineps.training.cache import real_arrays, write_cache
+
+    config = read_training_config(args.config)
+    meta = {"kind": "real", "zoom": config.zoom, "held_out": config.held_out}
+    write_cache(args.out, meta, real_arrays(args.folder, config.zoom, config.held_out))
+
+
+def _cache_maps(args: argparse.Namespace) -> None:
+    from spineps.training.cache import write_cache
+    from spineps.training.phantoms import phantom_arrays
+
+    config = read_training_config(args.config)
+    meta = {"kind": "synthetic", "zoom": config.zoom, "first": args.first}
+    write_cache(args.out, meta, phantom_arrays(config, args.first, args.count, args.most_mib))
+
+
+def _export(args: argparse.Namespace) -> None:
+    from spineps.training.export import export
+
+    export(args.checkpoint, args.folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""Compact caches: label maps of generated spines, and real scans with coarse labels, as one compressed ``.npz`` each.
+
+Making one may need the rest of the package and nibabel; reading one needs numpy alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spineps.errors import InputNotFoundError, OptionError, UnreadableInputError
+from spineps.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+META = "__meta__"
+#: Grey values of real scans are kept as rint(spread * 200): 0 .. 240 for 0 .. 1.2.
+GREY_STEP = 200.0
+
+
+class Cache:
+    """Arrays by name, unpacked when asked for (and kept if ``keep``)."""
+
+    def __init__(self, path: Path, keep: bool = False) -> None:
+        if not path.is_file():
+            raise InputNotFoundError(
+                f"Cache {path} does not exist.", "Make it: python -m spineps.training cache --help"
+            )
+        try:
+            self._file = np.load(path, allow_pickle=False)
+            self.meta: dict[str, Any] = json.loads(str(self._file[META]))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise UnreadableInputError(f"Cache {path} is damaged: {error}.", "Make it again.") from error
+        self.names: list[str] = sorted(name for name in self._file.files if name != META)
+        self._kept: dict[str, np.ndarray] | None = {} if keep else None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if self._kept is None:
+            return self._file[name]
+        if name not in self._kept:
+            self._kept[name] = self._file[name]
+        return self._kept[name]
+
+
+def write_cache(path: Path, meta: dict[str, Any], arrays: Iterable[tuple[str, np.ndarray]]) -> int:
+    """Write arrays one by one; returns how many."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        _write(archive, META, np.array(json.dumps(meta)))
+        for name, array in arrays:
+            _write(archive, name, array)
+            count += 1
+    logger.info("%s: %d arrays, %.1f MiB", path, count, path.stat().st_size / 2**20)
+    return count
+
+
+def _write(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+        np.lib.format.write_array(stream, np.asanyarray(array), allow_pickle=False)
+
+
+def real_arrays(folder: Path, zoom: tuple[float, float, float], held_out: Iterable[str]) -> Iterator[Any]:
+    """Scans with coarse labels on the training grid: (name, uint8 (2, X, Y, Z) of grey values and labels).
+
+    Args:
+        folder: ``<name>_*_T2w.nii.gz`` with ``<name>_*_seg-coarse_msk.nii.gz`` (0 rest, 1 vertebra, 2 disc, 3 canal).
+        zoom: voxel size in mm, axes P, I, R.
+        held_out: scans whose file name contains one of these are left out.
+    """
+    from spineps.inference.resample import to_model_grid
+    from spineps.models.scaling import spread
+
+    refused = tuple(held_out)
+    for file in sorted(folder.glob("*_T2w.nii.gz")):
+        if any(name in file.name for name in refused):
+            continue
+        mask = file.with_name(file.name.replace("_T2w", "_seg-coarse_msk"))
+        image, labels = (_read(file).reoriented("PIR"), _read(mask).reoriented("PIR"))
+        grey = spread(to_model_grid(image, zoom).array)
+        shares = [to_model_grid(labels.with_array(labels.array == k), zoom).array for k in range(4)]
+        coarse = np.argmax(shares, axis=0)
+        yield file.name.split("_")[0], np.stack([np.rint(grey * GREY_STEP), coarse]).astype(np.uint8)
+
+
+def _read(file: Path) -> Volume:
+    import nibabel as nib
+
+    image = nib.nifti1.load(file)
+    return Volume(np.asanyarray(image.dataobj), image.affine)
+
+
+def refuse_held_out(cache: Cache, held_out: Iterable[str]) -> None:
+    """Raise OptionError when a scan that must not be trained on lies in the cache."""
+    found = [name for name in cache.names for refused in held_out if refused in name]
+    if found:
+        raise OptionError(f"Held-out scans in the training cache: {', '.join(found)}.", "Make the cache again.")

@@ -1,0 +1,74 @@
+"""From a checkpoint to the files of a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from spineps.anatomy import CLASS_IDS
+from spineps.errors import InputNotFoundError
+from spineps.inference.engine import WEIGHTS_FILE
+from spineps.inference.network import load_weights, save_weights
+from spineps.training.config import TrainingConfig, parse_config
+
+#: Beside this file's folder, so that no import of the registry (and of nibabel) is needed.
+BUNDLED = Path(__file__).parents[1] / "models" / "bundled"
+CONFIG_FILE = "inference_config.json"
+
+
+def export(checkpoint: Path, folder: Path) -> None:
+    """Write averaged weights (float16) and, where there is none yet, ``inference_config.json``.
+
+    Args:
+        checkpoint: ``checkpoint.pt`` of a run.
+        folder: a model folder, new or old; its card is left to people.
+    """
+    config, params = averaged_weights(checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(folder / WEIGHTS_FILE, config.network, params)
+    file = folder / CONFIG_FILE
+    if not file.exists():
+        file.write_text(json.dumps(inference_config(config), indent=2) + "\n", encoding="utf-8")
+
+
+def averaged_weights(checkpoint: Path) -> tuple[TrainingConfig, dict[str, np.ndarray]]:
+    """Config and averaged weights of a run."""
+    if not checkpoint.is_file():
+        raise InputNotFoundError(f"Checkpoint {checkpoint} does not exist.", "Give the checkpoint.pt of a run.")
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    params = {name: tensor.float().numpy() for name, tensor in state["average"].items()}
+    return parse_config(json.loads(state["config"])), params
+
+
+def initial_weights(init: str | None, kind: str) -> Mapping[str, np.ndarray] | None:
+    """Weights to start from: None, ``"bundled"``, a ``weights.npz``, a model folder or a ``checkpoint.pt``."""
+    if init is None:
+        return None
+    path = BUNDLED / kind if init == "bundled" else Path(init)
+    if path.is_dir():
+        path = path / WEIGHTS_FILE
+    return averaged_weights(path)[1] if path.suffix == ".pt" else load_weights(path)[1]
+
+
+def inference_config(config: TrainingConfig) -> dict[str, object]:
+    """The ``inference_config.json`` of a semantic model trained with ``config``."""
+    return {
+        "log_name": f"spineps semantic, any contrast, {'x'.join(f'{z:g}' for z in config.zoom)} mm",
+        "modality": ["T2w", "T1w", "Vibe", "MPR", "PD", "FLAIR", "CT"],
+        "acquisition": ["sag", "cor", "ax", "iso"],
+        "modeltype": "unet",
+        "model_expected_orientation": "PIR",
+        "available_folds": "all",
+        "inference_augmentation": True,
+        "resolution_range": list(config.zoom),
+        "default_step_size": 0.5,
+        "labels": {str(k): str(i) for k, i in enumerate(CLASS_IDS) if k},
+        "patch_size": [96, 128, 48],
+        "input_scaling": "robust",
+        "antialias": True,
+        "mirror_axes": [2],
+    }

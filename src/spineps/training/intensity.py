@@ -1,0 +1,75 @@
+"""Changes of grey values on the device: other scanners, windows, coils, slices."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spineps.models.scaling import spread, standardise
+from spineps.training.chance import Chance
+from spineps.training.warp import smooth_field
+
+
+def random_look(chance: Chance, image: Tensor, zoom: tuple[float, float, float]) -> Tensor:
+    """Another look of the same anatomy.
+
+    Args:
+        chance: source.
+        image: (x, y, z) in 0 .. 1.2, see :func:`spineps.models.scaling.spread`.
+        zoom: voxel size in mm.
+
+    Returns:
+        (x, y, z), ready for the network.
+    """
+    x = image
+    if chance.happens(0.3):
+        axis = 2 if chance.happens(0.7) else int(chance.numbers.integers(2))
+        x = thick_slices(x, axis, chance.uniform(1.2, 5.0) / zoom[axis], chance.uniform(0, 1))
+    if chance.happens(0.2):
+        for axis in range(3):
+            x = along(x, gaussian_matrix(x.shape[axis], chance.uniform(0.2, 0.9)), axis)
+    if chance.happens(0.6):
+        low, high = chance.uniform(0.0, 0.08), chance.uniform(0.55, 1.15)
+        x = ((x - low) / (high - low)).clamp(0, 1)
+    x = x.clamp(min=0) ** float(np.exp(chance.uniform(-0.8, 0.8)))
+    if chance.happens(0.05):
+        x = x.max() - x
+    x = x * torch.exp(smooth_field(chance, x.shape, cells=2)[0] * chance.uniform(0, 0.5))
+    if chance.happens(0.7):
+        x = x + chance.normal(*x.shape) * chance.uniform(0, 0.08)
+    if chance.happens(0.5):
+        x = spread(x)
+    return standardise(x)
+
+
+def thick_slices(image: Tensor, axis: int, thickness: float, phase: float) -> Tensor:
+    """The image as if acquired in slices ``thickness`` voxels thick along ``axis`` and interpolated linearly."""
+    n = image.shape[axis]
+    if thickness <= 1 or n < 3:
+        return image
+    centres = np.arange(phase * thickness, n - 1 + 1e-6, thickness)
+    if len(centres) < 2:
+        return image
+    voxels = np.arange(n)
+    profile = np.clip(0.5 * thickness + 0.5 - np.abs(voxels - centres[:, None]), 0, 1)
+    profile /= profile.sum(axis=1, keepdims=True)
+    place = np.clip((voxels - centres[0]) / thickness, 0, len(centres) - 1)
+    low = np.minimum(place.astype(int), len(centres) - 2)
+    back = np.zeros((n, len(centres)))
+    back[voxels, low] = 1 - (place - low)
+    back[voxels, low + 1] = place - low
+    return along(image, back @ profile, axis)
+
+
+def gaussian_matrix(n: int, sigma: float) -> np.ndarray:
+    """(n, n) blur by ``sigma`` voxels that keeps constants."""
+    voxels = np.arange(n)
+    matrix = np.exp(-0.5 * ((voxels[:, None] - voxels) / sigma) ** 2)
+    return matrix / matrix.sum(axis=1, keepdims=True)
+
+
+def along(image: Tensor, matrix: np.ndarray, axis: int) -> Tensor:
+    """``matrix`` (m, n) applied along one axis of a 3-D tensor."""
+    weights = torch.as_tensor(matrix, dtype=image.dtype, device=image.device)
+    return torch.movedim(torch.tensordot(weights, image, dims=([1], [axis])), 0, axis)

@@ -1,0 +1,168 @@
+"""The training loop: averaged weights, cosine schedule, exact resume."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spineps.errors import OptionError
+from spineps.inference.network import NetSpec, forward, initial_parameters, parameter_shapes
+from spineps.inference.torch_engine import TorchOps
+from spineps.training.config import TrainingConfig
+
+logger = logging.getLogger(__name__)
+
+#: Given (network, step): leaves gradients behind and answers the loss and numbers for the log.
+Objective = Callable[[Callable[[Tensor], Any], int], tuple[Tensor, dict[str, float]]]
+
+
+class Trainer:
+    """Trains one network towards one objective.
+
+    Args:
+        config: the run.
+        objective: called with (network, step).
+        device: where to run.
+        initial: weights to start from; None draws fresh ones from the seed.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        objective: Objective,
+        device: torch.device,
+        initial: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        self.config, self.objective, self.device = config, objective, device
+        start = initial if initial is not None else initial_parameters(config.network, config.seed)
+        self.params = _on_device(config.network, start, device)
+        self.average = {name: p.detach().clone() for name, p in self.params.items()}
+        self.optimiser = torch.optim.AdamW(
+            self.params.values(), config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+        )
+        self.step, self.elapsed = 0, 0.0
+
+    def run(
+        self,
+        steps: int | None,
+        minutes: float | None,
+        leg: float | None,
+        out: Path,
+        every: int = 100,
+        drawn: Callable[[], None] | None = None,
+    ) -> bool:
+        """Train until the schedule or this leg ends; resumable at every checkpoint.
+
+        Args:
+            steps: length of the schedule in steps (exactly repeatable), or
+            minutes: its length in minutes of training, over all legs.
+            leg: minutes that this call may take at most.
+            out: folder of ``checkpoint.pt``.
+            every: steps between log lines; checkpoints come with every fifth line and at the end.
+            drawn: called after every checkpoint, for sample pictures.
+
+        Returns:
+            True when the schedule has ended.
+        """
+        started = tick = time.monotonic()
+        sums: dict[str, float] = {}
+        while (done := self._share(steps, minutes)) < 1 and not (leg and time.monotonic() - started > 60 * leg):
+            for name, value in self.one_step(done).items():
+                sums[name] = sums.get(name, 0.0) + value
+            self.elapsed, tick = self.elapsed + time.monotonic() - tick, time.monotonic()
+            if self.step % every == 0:
+                means = "  ".join(f"{name} {value / every:.3f}" for name, value in sums.items())
+                logger.info("step %d  %.1f min  %s", self.step, self.elapsed / 60, means)
+                sums = {}
+            if self.step % (5 * every) == 0:
+                self.save(out / "checkpoint.pt")
+                if drawn:
+                    drawn()
+        self.save(out / "checkpoint.pt")
+        return done >= 1
+
+    def one_step(self, done: float) -> dict[str, float]:
+        """One update at share ``done`` (0..1) of the schedule; returns the log's numbers."""
+        rate = self.config.learning_rate * min(1, (self.step + 1) / self.config.warmup)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * (0.02 + 0.49 * (1 + math.cos(math.pi * min(done, 1))))
+        self.optimiser.zero_grad(set_to_none=True)
+        loss, numbers = self.objective(self.network, self.step)
+        norm = torch.nn.utils.clip_grad_norm_(self.params.values(), self.config.clip)
+        if bool(torch.isfinite(norm)):
+            self.optimiser.step()
+        else:
+            logger.warning("step %d skipped: gradient is not finite", self.step)
+        self.step += 1
+        decay = min(self.config.ema, (self.step + 5) / (self.step + 30))
+        with torch.no_grad():
+            for name, average in self.average.items():
+                average.lerp_(self.params[name], 1 - decay)
+        return {"loss": float(loss), **numbers}
+
+    def network(self, x: Tensor) -> Any:
+        """Logits with the weights in training."""
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            return forward(self.config.network, TorchOps(), self.params, x)
+
+    def averaged(self) -> dict[str, np.ndarray]:
+        """The averaged weights, float32."""
+        return {name: p.cpu().numpy().copy() for name, p in self.average.items()}
+
+    def save(self, path: Path) -> None:
+        """Everything that a resumed run needs.  Draws need no state: they follow from (seed, step)."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state = {
+            "config": self.config.to_json(),
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "params": {name: p.detach() for name, p in self.params.items()},
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+        }
+        partial = path.with_suffix(".part")
+        torch.save(state, partial)
+        partial.replace(path)
+
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint of the same config."""
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if set(state["params"]) != set(self.params):
+            raise OptionError(f"{path} belongs to another network.", "Give another --out folder.")
+        with torch.no_grad():
+            for name in self.params:
+                self.params[name].copy_(state["params"][name])
+                self.average[name].copy_(state["average"][name])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.elapsed = int(state["step"]), float(state["elapsed"])
+        logger.info("resumed at step %d", self.step)
+
+    def _share(self, steps: int | None, minutes: float | None) -> float:
+        if steps is not None:
+            return self.step / steps
+        if minutes is not None:
+            return self.elapsed / 60 / minutes
+        raise OptionError("A training run needs an end.", "Give --steps or --minutes.")
+
+
+def _on_device(spec: NetSpec, params: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
+    shapes = parameter_shapes(spec)
+    wrong = [n for n, shape in shapes.items() if n not in params or params[n].shape != shape]
+    if wrong:
+        raise OptionError(f"The initial weights do not fit the network ({wrong[0]}).", "Give another --init.")
+    tensors = {}
+    for name in shapes:
+        tensor = torch.tensor(params[name], dtype=torch.float32, device=device)
+        if tensor.ndim == 5:
+            tensor = tensor.contiguous(memory_format=torch.channels_last_3d)
+        tensors[name] = tensor.requires_grad_()
+    return tensors

@@ -1,0 +1,69 @@
+"""Losses for full and for coarse labels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spineps.anatomy import CANAL_PARTS, CLASS_IDS, DISC, ENDPLATE, SACRUM, VERTEBRA_PARTS
+
+#: Ids that each coarse label of SPIDER may stand for: 0 rest (the sacrum is not labelled there), 1 vertebra, 2 disc,
+#: 3 canal.  Endplates are split between vertebra and disc by the annotators, so they may be either.
+COARSE_GROUPS: tuple[tuple[int, ...], ...] = (
+    (0, SACRUM),
+    (*VERTEBRA_PARTS, ENDPLATE),
+    (DISC, ENDPLATE),
+    CANAL_PARTS,
+)
+
+
+def group_matrix(groups: tuple[tuple[int, ...], ...] = COARSE_GROUPS) -> Tensor:
+    """(groups, classes) of 0 and 1: which network classes a coarse label covers."""
+    return torch.tensor([[float(i in group) for i in CLASS_IDS] for group in groups])
+
+
+def full_loss(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+    """Cross-entropy plus one minus the mean soft Dice of the structures that are present.
+
+    Args:
+        logits: (N, K, x, y, z).
+        labels: (N, x, y, z) int64 class indices.
+        class_weights: (K,).
+    """
+    entropy = F.cross_entropy(logits.float(), labels, weight=class_weights)
+    truth = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).float()
+    scores = soft_dice(logits.float().softmax(1), truth)
+    present = truth.sum((0, 2, 3, 4)) > 20
+    present[0] = False
+    return entropy + 1 - scores[present].mean() if bool(present.any()) else entropy
+
+
+def coarse_loss(logits: Tensor, labels: Tensor, valid: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss on summed class probabilities.
+
+    Args:
+        logits: (N, K, x, y, z).
+        labels: (N, x, y, z) int64 coarse labels.
+        valid: (N, x, y, z) bool; other voxels do not count.
+        groups: see :func:`group_matrix`.
+
+    Returns:
+        The loss, and the soft Dice of every coarse label but 0 (for the log).
+    """
+    p = logits.float().softmax(1)
+    sums = torch.einsum("gk,nkxyz->ngxyz", groups, p).clamp(1e-5, 1)
+    weight = valid.float()
+    surprise = -sums.gather(1, labels[:, None])[:, 0].log()
+    likelihood = (surprise * weight).sum() / weight.sum().clamp(min=1)
+    truth = F.one_hot(labels, len(groups)).movedim(-1, 1).float()
+    # A class that two labels share counts, where the truth is one of them, for that one alone.
+    shared = torch.einsum("gk,nkxyz->ngxyz", groups, p * groups[labels].movedim(-1, 1)) * (1 - truth)
+    scores = soft_dice((sums - shared) * weight[:, None], truth * weight[:, None])[1:]
+    return likelihood + 0.5 * (1 - scores.mean()), scores.detach()
+
+
+def soft_dice(p: Tensor, truth: Tensor) -> Tensor:
+    """(K,) soft Dice of (N, K, x, y, z) probabilities."""
+    dims = (0, 2, 3, 4)
+    return (2 * (p * truth).sum(dims) + 1) / (p.sum(dims) + truth.sum(dims) + 1)

@@ -1,0 +1,241 @@
+"""Training: replayable, resumable, and it learns."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from spineps.anatomy import CLASS_IDS
+from spineps.errors import OptionError, SpinepsError
+from spineps.inference.network import NetSpec
+from spineps.training.config import CONFIGS, parse_config, read_training_config
+
+torch = pytest.importorskip("torch")
+
+from spineps.inference.engine import load_network  # noqa: E402
+from spineps.training.cache import Cache, real_arrays, write_cache  # noqa: E402
+from spineps.training.chance import Chance  # noqa: E402
+from spineps.training.config import TrainingConfig, Warp  # noqa: E402
+from spineps.training.export import averaged_weights, export, initial_weights  # noqa: E402
+from spineps.training.feed import RealFeed, SyntheticFeed, class_lookup  # noqa: E402
+from spineps.training.intensity import random_look, thick_slices  # noqa: E402
+from spineps.training.loop import Trainer  # noqa: E402
+from spineps.training.loss import coarse_loss, full_loss, group_matrix  # noqa: E402
+from spineps.training.pictures import write_png  # noqa: E402
+from spineps.training.semantic import SemanticObjective  # noqa: E402
+from spineps.training.warp import inside, sample, sampling_points  # noqa: E402
+
+CPU = torch.device("cpu")
+STILL = Warp(rotation=(0, 0, 0), scale=1, stretch=1, bend=0)
+TINY = TrainingConfig(
+    network=NetSpec(kind="unet", classes=15, widths=(4, 8)),
+    zoom=(1.5, 1.5, 1.5),
+    patch=(12, 16, 8),
+    real_patch=(12, 16, 4),
+    real_per_step=1,
+    held_out=("spider022",),
+    learning_rate=2e-2,
+    warmup=5,
+)
+
+
+def toy_maps(seed: int = 0) -> np.ndarray:
+    """Body, disc and a left and a right process; the tissue is the class index."""
+    semantic = np.zeros((20, 20, 12), np.uint8)
+    semantic[4:10, 3:9], semantic[4:10, 10:13] = 49, 100
+    semantic[12:16, 4:14, 1:5], semantic[12:16, 4:14, 7:11] = 43, 44
+    semantic = np.roll(semantic, seed % 3, axis=1)
+    return np.stack([class_lookup(CPU).numpy()[semantic].astype(np.uint8), semantic, semantic])
+
+
+def toy_painter(tissue, semantic, instance, chance):
+    return torch.where(tissue > 0, 1.0 + tissue.float() % 5, 0.0) + 0.05 * chance.normal(*tissue.shape)
+
+
+@pytest.fixture
+def caches(tmp_path):
+    write_cache(tmp_path / "maps.npz", {"kind": "synthetic"}, ((f"{k:05d}", toy_maps(k)) for k in range(3)))
+    rng = np.random.default_rng(0)
+    scans = []
+    for k in range(2):
+        labels = np.zeros((20, 24, 6), np.uint8)
+        labels[4:10, 3:9], labels[4:10, 10:13], labels[12:16] = 1, 2, 3
+        grey = (labels * 50 + rng.integers(0, 20, labels.shape)).astype(np.uint8)
+        scans.append((f"sub-spider00{k}", np.stack([grey, labels])))
+    write_cache(tmp_path / "real.npz", {"kind": "real"}, scans)
+    return tmp_path
+
+
+def toy_trainer(caches, config: TrainingConfig = TINY) -> Trainer:
+    synthetic = SyntheticFeed(Cache(caches / "maps.npz"), config, CPU, toy_painter)
+    real = RealFeed(Cache(caches / "real.npz", keep=True), config, CPU)
+    return Trainer(config, SemanticObjective(config, CPU, synthetic, real), CPU)
+
+
+def test_it_learns_and_the_weights_run_in_the_default_engine(caches) -> None:
+    trainer = toy_trainer(caches)
+    first = [trainer.one_step(0.0)["loss"] for _ in range(5)]
+    for _ in range(30):
+        last = trainer.one_step(0.0)
+    assert last["loss"] < 0.8 * np.mean(first)
+    trainer.save(caches / "run" / "checkpoint.pt")
+    export(caches / "run" / "checkpoint.pt", caches / "model")
+    x = np.random.default_rng(0).standard_normal((1, 1, 16, 16, 8)).astype(np.float32)
+    answer = load_network(caches / "model", "openvino", threads=1)(x)
+    trainer.params = trainer.average
+    expected = trainer.network(torch.from_numpy(x)).detach().numpy()
+    assert np.abs(answer - expected).max() < 0.05
+    assert json.loads((caches / "model" / "inference_config.json").read_text())["labels"]["14"] == "26"
+
+
+def test_a_resumed_run_equals_an_uncut_one(caches) -> None:
+    whole = toy_trainer(caches)
+    assert whole.run(steps=8, minutes=None, leg=None, out=caches / "whole")
+    cut = toy_trainer(caches)
+    cut.run(steps=8, minutes=None, leg=1e-9, out=caches / "cut")
+    assert cut.step < 8
+    while cut.step < 4:
+        cut.one_step(cut.step / 8)
+    cut.save(caches / "cut" / "checkpoint.pt")
+    again = toy_trainer(caches, replace(TINY))
+    again.resume(caches / "cut" / "checkpoint.pt")
+    assert again.step == 4
+    assert again.run(steps=8, minutes=None, leg=None, out=caches / "cut")
+    for name, p in whole.params.items():
+        torch.testing.assert_close(again.params[name], p, rtol=0, atol=0)
+        torch.testing.assert_close(again.average[name], whole.average[name], rtol=0, atol=0)
+    assert averaged_weights(caches / "cut" / "checkpoint.pt")[0] == TINY
+
+
+def test_held_out_scans_are_refused(caches, tmp_path) -> None:
+    write_cache(tmp_path / "leak.npz", {}, [("sub-spider022", toy_maps()[:2])])
+    with pytest.raises(OptionError, match="spider022"):
+        RealFeed(Cache(tmp_path / "leak.npz"), TINY, CPU)
+
+
+def test_real_cache_leaves_held_out_scans_alone(tmp_path) -> None:
+    import nibabel as nib
+
+    affine = np.array([[0, 0, 0.9, 0], [0.75, 0, 0, 0], [0, 0.75, 0, 0], [0, 0, 0, 1]])
+    labels = np.zeros((24, 32, 10), np.uint8)
+    labels[8:16, 8:16] = 1
+    for name in ("sub-spider005", "sub-spider022"):
+        nib.save(nib.Nifti1Image(labels * 100.0, affine), tmp_path / f"{name}_acq-sag_T2w.nii.gz")
+        nib.save(nib.Nifti1Image(labels, affine), tmp_path / f"{name}_acq-sag_seg-coarse_msk.nii.gz")
+    found = dict(real_arrays(tmp_path, (1.5, 1.5, 1.5), ["spider022"]))
+    assert list(found) == ["sub-spider005"]
+    grey, coarse = found["sub-spider005"]
+    assert grey.shape == (12, 16, 6) and 12 <= (coarse == 1).sum() / 6 <= 20
+    assert grey[coarse == 1].mean() > 4 * grey[coarse == 0].mean()
+
+
+def test_shipped_config_holds_the_validation_scans_out() -> None:
+    config = read_training_config("semantic")
+    assert {"spider022", "spider052", "spider057", "spider127", "spider191", "spider241"} <= set(config.held_out)
+    assert config.network.classes == len(CLASS_IDS) == len(config.class_weights)
+    for file in CONFIGS.glob("*.json"):
+        read = read_training_config(file)
+        assert parse_config(json.loads(read.to_json())) == read
+    with pytest.raises(SpinepsError, match="semantic"):
+        read_training_config("nonsense")
+
+
+def test_draws_follow_from_seed_and_step() -> None:
+    one, two, other = (Chance.of(CPU, 1, step, 0) for step in (5, 5, 6))
+    a, b, c = ([*x.normal(4).tolist(), x.uniform(0, 1)] for x in (one, two, other))
+    assert a == b and a != c
+
+
+def test_flip_mirrors_the_last_axis_and_swaps_sides(caches) -> None:
+    volume = torch.arange(24.0).reshape(1, 2, 3, 4)
+    centre = [0.5, 1, 1.5]
+    points = sampling_points(Chance.of(CPU, 0), STILL, (2, 3, 4), centre, False, CPU)
+    torch.testing.assert_close(sample(volume, points, nearest=True), volume)
+    points = sampling_points(Chance.of(CPU, 0), STILL, (2, 3, 4), centre, True, CPU)
+    torch.testing.assert_close(sample(volume, points, nearest=False), volume.flip(3))
+    left, right = CLASS_IDS.index(43), CLASS_IDS.index(44)
+    feed = SyntheticFeed(Cache(caches / "maps.npz"), replace(TINY, warp=STILL, patch=(20, 20, 12)), CPU, toy_painter)
+    for step in range(6):
+        labels = feed.batch(step).labels[0]
+        at = torch.nonzero(labels == left)[:, 2].float().mean(), torch.nonzero(labels == right)[:, 2].float().mean()
+        assert at[0] < at[1]
+
+
+def test_points_outside_are_known() -> None:
+    points = sampling_points(Chance.of(CPU, 0), STILL, (4, 4, 4), [0.5, 0.5, 0.5], False, CPU)
+    assert int(inside(points, (2, 2, 2)).sum()) == 8
+
+
+def test_coarse_loss_asks_for_sums_only() -> None:
+    groups = group_matrix()
+    labels = torch.tensor([0, 1, 2, 3]).reshape(1, 1, 1, 4).expand(1, 4, 4, 4).contiguous()
+    valid = torch.ones_like(labels, dtype=torch.bool)
+
+    def loss(ids: list[int]) -> float:
+        classes = torch.tensor([CLASS_IDS.index(i) for i in ids])
+        logits = 12 * torch.nn.functional.one_hot(classes, 15).float().T.reshape(1, 15, 1, 1, 4)
+        return float(coarse_loss(logits.expand(1, 15, 4, 4, 4), labels, valid, groups)[0])
+
+    assert loss([0, 49, 100, 61]) < 0.05
+    assert loss([26, 41, 62, 60]) < 0.05
+    assert loss([0, 100, 49, 0]) > 1
+    wrong = loss([0, 100, 100, 61])
+    valid[..., 1] = False
+    assert loss([0, 100, 100, 61]) < wrong
+
+
+def test_full_loss_is_small_only_for_the_truth() -> None:
+    labels = torch.randint(0, 15, (1, 8, 8, 8), generator=torch.Generator().manual_seed(0))
+    hot = torch.nn.functional.one_hot(labels, 15).movedim(-1, 1).float()
+    weights = torch.ones(15)
+    assert float(full_loss(20 * hot, labels, weights)) < 0.02 < 1 < float(full_loss(0 * hot, labels, weights))
+
+
+def test_looks_are_standardised_and_vary() -> None:
+    image = torch.rand(16, 16, 8, generator=torch.Generator().manual_seed(0))
+    looks = [random_look(Chance.of(CPU, k), image, (1.5, 1.5, 1.5)) for k in range(8)]
+    for look in looks:
+        assert torch.isfinite(look).all() and abs(float(look.mean())) < 1e-3 and abs(float(look.std()) - 1) < 1e-2
+    assert not torch.equal(looks[0], looks[1])
+
+
+def test_thick_slices_keep_flat_images_and_blur_edges() -> None:
+    assert torch.allclose(thick_slices(torch.ones(3, 4, 9), 2, 3.0, 0.5), torch.ones(3, 4, 9), atol=1e-5)
+    step = torch.zeros(3, 4, 9)
+    step[..., 5:] = 1
+    thick = thick_slices(step, 2, 3.0, 0.0)
+    assert ((thick > 0.05) & (thick < 0.95)).any()
+
+
+def test_initial_weights_come_from_anywhere(caches) -> None:
+    assert initial_weights(None, "semantic") is None
+    bundled = initial_weights("bundled", "semantic")
+    assert bundled is not None and "out.weight" in bundled
+    trainer = toy_trainer(caches)
+    trainer.save(caches / "c.pt")
+    assert set(initial_weights(str(caches / "c.pt"), "semantic")) == set(trainer.params)
+    with pytest.raises(OptionError, match="do not fit"):
+        Trainer(TINY, trainer.objective, CPU, bundled)
+
+
+def test_pictures_are_png(tmp_path) -> None:
+    write_png(tmp_path / "p" / "a.png", np.zeros((4, 6, 3), np.uint8))
+    import matplotlib.image
+
+    assert matplotlib.image.imread(tmp_path / "p" / "a.png").shape == (4, 6, 3)
+
+
+def test_a_training_step_needs_torch_numpy_and_scipy_only() -> None:
+    """GPU machines that are lent for minutes have nothing else."""
+    code = (
+        "import sys\n"
+        "for name in ('nibabel', 'SimpleITK', 'TPTBox', 'openvino', 'matplotlib', 'cc3d', 'rich', 'typer', 'edt'):\n"
+        "    sys.modules[name] = None\n"
+        "import spineps.training.__main__, spineps.training.semantic, spineps.training.export\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
