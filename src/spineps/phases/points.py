@@ -180,8 +180,8 @@ def _body_axes(
     owner = place[inst[voxels]]
     world = grid.to_world(np.stack(voxels, axis=-1))
     number = np.bincount(owner, minlength=len(chain))
-    centres = np.stack([np.bincount(owner, weights=world[:, a], minlength=len(chain)) for a in range(3)], -1)
-    centres /= number[:, None]
+    sums = [np.bincount(owner, weights=world[:, a], minlength=len(chain)) for a in range(3)]
+    centres = np.stack(sums, axis=-1) / number[:, None]
     axes = np.gradient(centres, axis=0) if len(chain) > 1 else np.array([[0.0, 0.0, -1.0]])
     axes = axes / np.linalg.norm(axes, axis=1, keepdims=True)
     along = ((world - centres[owner]) * axes[owner]).sum(axis=1)

@@ -1,13 +1,14 @@
 """From the answers of a labelling network (VERIDAH heads) to the costs of the solver.
 
-Weights and smoothing are those of the published system 2.1.3, except where it is wrong: it lowers the scores of the
-first and last two vertebrae (its visibility smoothing counts what lies beyond the row as invisible), and it reads a head
-``VERTT13`` while its own models call it ``VT13``.
+Weights and smoothing are those of the published system 2.1.3, except where it is wrong: it lowers the scores of
+the first and last two vertebrae (its visibility smoothing counts what lies beyond the row as invisible), and it reads a
+head ``VERTT13`` while its own models call it ``VT13``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 
@@ -71,7 +72,7 @@ def visibility(heads: Heads) -> np.ndarray:
 
 
 def relation_costs(heads: Heads) -> np.ndarray | None:
-    """(n, 6) costs for :func:`~spineps.phases.solver.best_path`, negative where a vertebra looks like a region's end."""
+    """(n, 6) costs for :func:`~spineps.phases.solver.best_path`, negative where a row looks like a region's end."""
     from scipy.ndimage import gaussian_filter1d
 
     if "VERTREL" not in heads:
@@ -99,7 +100,7 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
     bounds = [*_STARTS[values.shape[1]], values.shape[1]]
     parts = [
         gaussian_filter1d(np.asarray(values[:, a:b], float), 0.8, axis=1, radius=2, mode="nearest")
-        for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+        for a, b in pairwise(bounds)
     ]
     return _normalised(np.concatenate(parts, axis=1))
 

@@ -1,10 +1,10 @@
 """Which names a row of vertebrae can have, and the most probable of them: exact dynamic programming on one small graph.
 
-A state is a vertebra name, in the order C1 .. T12, T13, L1 .. L6 (:data:`STATES`, 26 of them).  A row of vertebrae, top
-to bottom, is a walk through the states.  Normal steps go to the next name; T13 and L6 are detours behind T12 and L5, T12
-may be missing, and where asked single vertebrae may be missing in a region.  Because T13 and L6 are states of their own,
-no counter of repeats is needed, every walk is anatomically possible, and the optimum is exact.  (The published solver
-2.1.3 counts repeats after a greedy choice and can move a whole spine by one.)
+A state is a vertebra name, in the order C1 .. T12, T13, L1 .. L6 (:data:`STATES`, 26 of them). A row of vertebrae,
+top to bottom, is a walk through the states. Normal steps go to the next name; T13 and L6 are detours behind T12
+and L5, T12 may be missing, and where asked single vertebrae may be missing in a region. Because T13 and L6 are
+states of their own, no counter of repeats is needed, every walk is anatomically possible, and the optimum is
+exact. (The published solver 2.1.3 counts repeats after a greedy choice and can move a whole spine by one.)
 
 Costs add up over a walk; lower is better.  ``softmin`` weights of all walks give each name's probability.
 """
@@ -12,6 +12,7 @@ Costs add up over a walk; lower is better.  ``softmin`` weights of all walks giv
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -152,7 +153,7 @@ def _steps(rules: Rules) -> np.ndarray:
     """(26, 26) cost of going from one state to the next, infinite where that is illegal."""
     steps = np.full((N_STATES, N_STATES), np.inf)
     chain = [s for s in range(N_STATES) if s not in (_T13, _L6)]
-    for a, b in zip(chain, chain[1:], strict=False):
+    for a, b in pairwise(chain):
         steps[a, b] = 0.0
     if rules.t13:
         steps[_T12, _T13], steps[_T13, _L1] = rules.extra_cost, 0.0
