@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spineps.anatomy import CORPUS, CORPUS_INNER
 from spineps.options import Options
 from spineps.volume import Box, Volume
 
@@ -82,6 +83,7 @@ def segment_volume(
     semantic: SemanticStage | None = None,
     instance: Volume | None = None,
     done: Callable[[str, Any], None] | None = None,
+    mend: Callable[[Volume], Volume] | None = None,
 ) -> Segmentation:
     """Segment one scan.
 
@@ -94,6 +96,7 @@ def segment_volume(
         semantic: result of an earlier semantic phase of the same scan, models and options, to go on from.
         instance: likewise for the instance phase.
         done: called with ("semantic" | "instance", result) as soon as that phase is over.
+        mend: changes the cleaned semantic mask (model grid) before anything is made of it.
 
     Raises:
         EmptyError: the image is constant or shows no spine.
@@ -102,7 +105,7 @@ def segment_volume(
     tell = progress or (lambda phase, done, total: None)
     done = done or (lambda stage, result: None)
     if semantic is None:
-        semantic = semantic_stage(volume, models.semantic, options, tell, crop)
+        semantic = semantic_stage(volume, models.semantic, options, tell, crop, mend)
         done("semantic", semantic)
     if instance is None:
         instance = instance_stage(semantic, models.instance, options, tell)
@@ -111,7 +114,12 @@ def segment_volume(
 
 
 def semantic_stage(
-    volume: Volume, model: SemanticModel, options: Options, progress: Progress, crop: Box | None = None
+    volume: Volume,
+    model: SemanticModel,
+    options: Options,
+    progress: Progress,
+    crop: Box | None = None,
+    mend: Callable[[Volume], Volume] | None = None,
 ) -> SemanticStage:
     """Pre-processing and semantic phase."""
     from spineps.inference.resample import argmax_on_grid, entropy_on_grid
@@ -124,6 +132,7 @@ def semantic_stage(
     progress("preprocess", 1, 1)
     prediction = predict_semantic(image, model, options.semantic, lambda done, n: progress("semantic", done, n))
     mask = clean_semantic(prediction.mask, options.semantic)
+    mask = mend(mask) if mend is not None else mask
 
     wanted, grid = options.output, prediction.mask.grid
     probabilities = prediction.probabilities.astype(np.float16) if wanted.save_softmax_logits else None
@@ -134,7 +143,8 @@ def semantic_stage(
     # What cleaning decided at the model's voxel size must hold after upsampling too.
     one_hot(prediction.probabilities, mask.array, prediction.mask.array, prediction.class_ids)
     classes = argmax_on_grid(prediction.probabilities, grid, seen.grid)
-    native = seen.with_array(np.array(prediction.class_ids, np.uint8)[classes]).on(volume.grid)
+    ids = np.array([CORPUS if i == CORPUS_INNER else i for i in prediction.class_ids], np.uint8)
+    native = seen.with_array(ids[classes]).on(volume.grid)
     debug = {"image_preprocessed": image, "sem_raw": prediction.mask, "sem_native": native}
     return SemanticStage(
         mask, native, prediction.class_ids, probabilities, uncertainty, debug if wanted.save_debug_data else {}
@@ -153,7 +163,6 @@ def final_stage(
 ) -> Segmentation:
     """Both masks on the scan's grid, cleaned against each other, named, with points."""
     from spineps.phases.instance import upsample_instances
-    from spineps.phases.labeling import Naming, name_instances
     from spineps.phases.points import compute_points
     from spineps.phases.postprocess import postprocess
 
@@ -161,6 +170,8 @@ def final_stage(
     naming: Naming | None = None
 
     def names(instances: np.ndarray) -> Mapping[int, int]:
+        from spineps.phases.labeling import name_instances
+
         nonlocal naming
         assert labeling is not None
         progress("labeling", 0, 1)
@@ -198,4 +209,4 @@ def one_hot(probabilities: np.ndarray, wanted: np.ndarray, found: np.ndarray, cl
         return
     labels = wanted[changed]
     for k, label in enumerate(class_ids):
-        probabilities[(k, *changed)] = labels == label
+        probabilities[k][changed] = labels == label

@@ -99,6 +99,14 @@ def read_image(path: str | Path) -> tuple[Volume, ImageInfo, list[str]]:
     return volume, ImageInfo(path.name, digest, str(image.get_data_dtype())), warnings + value_warnings
 
 
+def read_labels(path: Path) -> Volume:
+    """A mask that this package wrote."""
+    import nibabel as nib
+
+    image: Any = nib.load(path)
+    return Volume(np.asarray(image.dataobj), np.asarray(image.affine, float))
+
+
 def from_memory(image: Any) -> tuple[Volume, ImageInfo, list[str]]:
     """The same checks for an image in memory: nibabel image, TPTBox ``NII`` or :class:`Volume`."""
     if isinstance(image, Volume):

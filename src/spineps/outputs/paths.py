@@ -35,6 +35,8 @@ class Scan:
     Attributes:
         path: the image.
         dataset: folder that the outputs' folder hangs under.
+        root: folder below which the scan's own sub-folders are kept in the outputs; by default the first-level folder
+            of ``dataset`` (usually ``rawdata``).
         entities: key-value pairs of the name, in their order; ``sub`` is made from the name when it has none.
         format: last part of the name, such as ``T2w``.
         bids: the name had the form ``sub-<label>[_<key>-<value>...]_<format>``.
@@ -45,6 +47,7 @@ class Scan:
     entities: dict[str, str] = field(default_factory=dict)
     format: str = ""
     bids: bool = True
+    root: Path | None = None
 
     @property
     def stem(self) -> str:
@@ -79,12 +82,13 @@ def parse_name(name: str) -> tuple[dict[str, str], str, bool]:
     return {key: _label(value) for key, value in entities.items()}, _label(last), bids
 
 
-def scan_from(reference: Any, dataset: str | Path | None = None) -> Scan:
+def scan_from(reference: Any, dataset: str | Path | None = None, root: Path | None = None) -> Scan:
     """A :class:`Scan` from a path or a TPTBox ``BIDS_FILE``.
 
     Args:
         reference: path with or without ``.nii.gz``, or an object with ``file``, ``dataset`` (TPTBox ``BIDS_FILE``).
-        dataset: root for the outputs; by default the ``BIDS_FILE``'s dataset, else the folder of the file.
+        dataset: folder for the outputs; by default the ``BIDS_FILE``'s dataset, else the folder of the file.
+        root: see :class:`Scan`.
 
     Raises:
         TypeError: neither a path nor a ``BIDS_FILE``.
@@ -100,7 +104,7 @@ def scan_from(reference: Any, dataset: str | Path | None = None) -> Scan:
     else:
         raise TypeError(f"a scan is given as a path or a TPTBox BIDS_FILE, not as {type(reference).__name__}")
     entities, form, bids = parse_name(path.name)
-    return Scan(path, Path(dataset) if dataset is not None else path.parent, entities, form, bids)
+    return Scan(path, Path(dataset) if dataset is not None else path.parent, entities, form, bids, root)
 
 
 def with_suffix(path: Path) -> Path:
@@ -114,11 +118,12 @@ def with_suffix(path: Path) -> Path:
 
 def output_folder(scan: Scan, derivative_name: str = DERIVATIVE_NAME) -> Path:
     """``<dataset>/<derivative_name>/<sub-path below the first-level folder>``; an absolute name is taken as it is."""
+    below = scan.root or scan.dataset
     try:
-        parents = scan.path.absolute().parent.relative_to(scan.dataset.absolute()).parts
+        parents = scan.path.absolute().parent.relative_to(below.absolute()).parts
     except ValueError:  # the file does not lie in the dataset that was named
         parents = ()
-    return scan.dataset.joinpath(derivative_name, *parents[1:])
+    return scan.dataset.joinpath(derivative_name, *(parents if scan.root else parents[1:]))
 
 
 def output_name(scan: Scan, what: str, suffix: str) -> str:

@@ -60,7 +60,7 @@ class Writer:
         if kind is None:
             self._commit()
         else:
-            self._discard()
+            self.discard()
 
     def write(self, path: Path, content: Callable[[IO[bytes]], Any]) -> None:
         """Any content, as a function that writes it to a stream."""
@@ -103,13 +103,14 @@ class Writer:
             for part, path in self._pending:
                 part.replace(path)
         except OSError as error:
-            self._discard()
+            self.discard()
             raise _output_error(path, error) from error
         for folder in {path.parent for _, path in self._pending}:
             _flush_folder(folder)
         self._pending.clear()
 
-    def _discard(self) -> None:
+    def discard(self) -> None:
+        """Remove everything that was written so far."""
         for part, _ in self._pending:
             part.unlink(missing_ok=True)
         self._pending.clear()
@@ -125,6 +126,19 @@ class Writer:
         for new in reversed(missing):
             new.mkdir(exist_ok=True)
             self._folders.append(new)
+
+
+def check_writable(folder: Path) -> None:
+    """Leaves nothing behind.
+
+    Raises:
+        OutputError: nothing can be written to ``folder`` (which need not exist yet).
+    """
+    writer = Writer()
+    try:
+        writer.write(folder / "probe", lambda stream: stream.write(b"spineps"))
+    finally:
+        writer.discard()
 
 
 def fingerprint(path: Path) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Finding scans, and telling which model may look at which."""

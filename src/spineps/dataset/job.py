@@ -1,0 +1,300 @@
+"""One scan: read it, segment it, write what came out, or find that all of it is there already."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import spineps
+from spineps.dataset.compatibility import check_input, check_models, needs_hounsfield
+from spineps.errors import ErrCode, OptionError, OutOfMemoryError, SpinepsError
+from spineps.options import Options
+from spineps.outputs import sink
+from spineps.outputs.nifti import ImageInfo, file_sha256, from_memory, read_image, read_labels
+from spineps.outputs.paths import Scan
+from spineps.outputs.poi import poi_document, poi_object
+from spineps.outputs.provenance import FORMAT, is_current, read_record, stage_entry, stage_key
+from spineps.outputs.writer import Writer, check_writable, remove_leftovers
+from spineps.pipeline import Models, Progress, Segmentation, SemanticStage, segment_volume
+from spineps.volume import Box, Volume
+
+logger = logging.getLogger(__name__)
+
+#: Slices below which a scan can hardly show a spine.
+FEW_SLICES = 5
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan with all that decides about its result."""
+
+    scan: Scan
+    models: Models
+    options: Options
+    paths: Mapping[str, Path]
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    crop: Sequence[slice] | None = None
+    override: frozenset[str] = frozenset()
+    ignore_compatibility: bool = False
+    save: bool = True
+    image: Any = None
+    progress: Progress | None = None
+    mend: Callable[[Any], Any] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job."""
+
+    code: ErrCode
+    segmentation: Segmentation | None = None
+    warnings: tuple[str, ...] = ()
+    error: SpinepsError | None = None
+    seconds: float = 0.0
+
+
+def run_job(job: Job) -> Outcome:
+    """Segment one scan and write its files, or use what is there already; errors come back as an outcome."""
+    start = time.perf_counter()
+    try:
+        outcome = _run(job)
+    except SpinepsError as error:
+        outcome = Outcome(error.code, error=error)
+    except MemoryError:
+        cure = "Use a machine with more memory, crop the scan, or set proc_inst_batch_size=1."
+        memory_error = OutOfMemoryError(f"{job.scan.path} needs more memory than there is.", cure)
+        outcome = Outcome(memory_error.code, error=memory_error)
+    if outcome.error is not None:
+        logger.error("%s: %s", job.scan.path.name, outcome.error)
+    return replace(outcome, seconds=time.perf_counter() - start)
+
+
+def _run(job: Job) -> Outcome:
+    scan, models, paths = job.scan, job.models, job.paths
+    check_models(models.semantic, models.instance, models.labeling)
+    record: dict[str, Any] = {}
+    if job.image is not None:
+        volume, info, warnings = from_memory(job.image)
+        keys = stage_keys(job, info.sha256)
+    else:
+        keys = stage_keys(job, file_sha256(scan.path))
+        record = read_record(paths["out_prov"]) if job.save else {}
+        if _all_done(job, record, keys):
+            logger.info("%s is done already.", scan.path.name)
+            return Outcome(ErrCode.ALL_DONE, warnings=tuple(record.get("warnings", ())))
+        volume, info, warnings = read_image(scan.path)
+    if not job.ignore_compatibility:
+        for model in (models.semantic, models.labeling):
+            if model is not None:
+                check_input(model, scan, volume)
+    files = _Files(job, info, keys, record)
+    try:
+        semantic, instance = files.earlier()
+        result = segment_volume(
+            volume,
+            models,
+            effective_options(job, volume),
+            job.progress,
+            crop=_clamped(job.crop, volume),
+            semantic=semantic,
+            instance=instance,
+            done=files.keep,
+            mend=None if job.mend is None else lambda mask: _mended(mask, job.mend),
+        )
+        notes = [*warnings, *_notes(job, result, volume)]
+        files.finish(result, volume, notes)
+    except SpinepsError:
+        files.withdraw()
+        raise
+    for text in notes:
+        logger.warning("%s: %s", scan.path.name, text)
+    return Outcome(ErrCode.OK, result, tuple(notes))
+
+
+def stage_keys(job: Job, input_sha256: str) -> dict[str, str]:
+    """For each stage a hash of all that its result depends on; a stage's key covers the stages before it."""
+    options, models = job.options.as_dict(), job.models
+    semantic = stage_key(
+        version=spineps.__version__,
+        input=input_sha256,
+        name_format=job.scan.format,  # tells CT from MR
+        model=models.semantic.fingerprint,
+        preprocess=options["preprocess"],
+        options=options["semantic"],
+        crop=str(job.crop),
+    )
+    instance = stage_key(semantic=semantic, model=models.instance.fingerprint, options=options["instance"])
+    labeling = models.labeling.fingerprint if models.labeling is not None else None
+    final = stage_key(instance=instance, model=labeling, post=options["post"], options=options["labeling"])
+    return {"semantic": semantic, "instance": instance, "final": final}
+
+
+def effective_options(job: Job, volume: Volume) -> Options:
+    """A CT keeps its Hounsfield units, and its topmost vertebra may be C1 when the model knows C1."""
+    options, model = job.options, job.models.semantic
+    if not needs_hounsfield(model, job.scan, volume):
+        return options
+    post = replace(options.post, labeling_offset=0) if model.config.has_c1 else options.post
+    return replace(options, preprocess=replace(options.preprocess, normalize=False, n4=False), post=post)
+
+
+def in_memory(result: Segmentation, job: Job) -> tuple[Any, Any, Any]:
+    """Semantic ``NII``, instance ``NII`` and ``POI`` of TPTBox."""
+    header = sink.points_header(job.models, job.keywords, spineps.__version__)
+    points = poi_object(poi_document(result.points, result.semantic.grid, header))
+    return as_nii(result.semantic), as_nii(result.instance), points
+
+
+def as_nii(mask: Volume) -> Any:
+    """A mask as TPTBox ``NII``, uint16."""
+    import nibabel as nib
+    import numpy as np
+    from TPTBox import NII
+
+    return NII(nib.Nifti1Image(mask.array.astype(np.uint16), mask.affine), seg=True)
+
+
+def _all_done(job: Job, record: Mapping[str, Any], keys: Mapping[str, str]) -> bool:
+    if not job.save or job.override or job.mend is not None:
+        return False
+    wanted, folder = sink.wanted_files(job.paths, job.options.output, job.scan.format), job.paths["out_spine"].parent
+    # Raw masks only serve to go on from; without them a finished scan is still finished.
+    return is_current(record, "final", keys["final"], wanted.final, folder) and (
+        not wanted.extras or is_current(record, "semantic", keys["semantic"], wanted.extras, folder)
+    )
+
+
+def _clamped(crop: Sequence[slice] | None, volume: Volume) -> Box | None:
+    if crop is None:
+        return None
+    box = tuple(slice(*s.indices(n)[:2]) for s, n in zip(crop, volume.shape, strict=True))
+    if any(s.stop - s.start < 2 for s in box):
+        raise OptionError(f"crop {crop} leaves nothing of {volume.shape} voxels.", "Give slices inside the image.")
+    return box[0], box[1], box[2]
+
+
+def _mended(mask: Volume, mend: Callable[[Any], Any] | None) -> Volume:
+    """The semantic mask after the user's own function, which sees and returns a TPTBox ``NII``."""
+    import numpy as np
+
+    answer = mend(as_nii(mask)) if mend is not None else mask
+    array = np.asarray(answer.get_array() if hasattr(answer, "get_array") else answer.array)
+    if array.shape != mask.shape:
+        raise OptionError("lambda_semantic changed the shape of the mask.", "Return a mask on the same grid.")
+    return mask.with_array(array.astype(np.uint8))
+
+
+def _notes(job: Job, result: Segmentation, volume: Volume) -> list[str]:
+    """What the user should know about this result."""
+    notes = []
+    if min(volume.shape) < FEW_SLICES:
+        notes.append(f"Only {min(volume.shape)} slices: expect gaps.")
+    if result.naming is None:
+        notes.append("Vertebrae are numbered from the top and not named: no labelling model was given.")
+    else:
+        notes += getattr(result.naming, "warnings", ())
+    return notes
+
+
+class _Files:
+    """The files of one job: stages of an earlier run, and keeping those of this one."""
+
+    def __init__(self, job: Job, info: ImageInfo, keys: Mapping[str, str], record: Mapping[str, Any]) -> None:
+        self.job, self.info, self.keys = job, info, keys
+        self.folder = job.paths["out_spine"].parent
+        self.wanted = sink.wanted_files(job.paths, job.options.output, job.scan.format)
+        self.stages: dict[str, Any] = dict(record.get("stages", {}))
+        self.kept: list[Path] = []
+        if job.save:
+            _check_namesake(record, info, job.scan)
+            remove_leftovers(self.folder)
+            check_writable(self.folder)  # better found before minutes of work than after them
+
+    def earlier(self) -> tuple[SemanticStage | None, Volume | None]:
+        """Raw stages that may be used again."""
+        job = self.job
+        if not job.save or not job.options.output.save_raw or job.mend is not None or "semantic" in job.override:
+            return None, None
+        if not self._current("semantic", self.wanted.semantic + self.wanted.extras):
+            return None, None
+        semantic = sink.read_semantic(job.paths)
+        if "instance" in job.override or not self._current("instance", self.wanted.instance):
+            return semantic, None
+        return semantic, read_labels(job.paths["out_vert_raw"])
+
+    def keep(self, stage: str, result: Any) -> None:
+        """Write a stage as soon as it is there."""
+        job, output = self.job, self.job.options.output
+        if not job.save:
+            return
+        with Writer() as writer:
+            if stage == "semantic":
+                sink.write_semantic(writer, result, job.paths, output, job.scan.format)
+            elif output.save_raw:
+                writer.mask(job.paths["out_vert_raw"], result)
+            self._vouch(writer, stage, ())
+
+    def finish(self, result: Segmentation, volume: Volume, notes: Sequence[str]) -> None:
+        """Write the final files and, last of all, the record that vouches for them."""
+        job = self.job
+        if not job.save:
+            return
+        header = sink.points_header(job.models, job.keywords, spineps.__version__)
+        with Writer() as writer:
+            sink.write_final(writer, result, volume, job.paths, job.options, header, job.scan.path.name, notes)
+            self._vouch(writer, "final", notes, result)
+
+    def withdraw(self) -> None:
+        """After a failure: remove what this run has written, so that no part of a result is left."""
+        with suppress(OSError):
+            for path in self.kept:
+                path.unlink(missing_ok=True)
+            for folder in (self.job.paths["out_debug"], self.job.paths["out_raw"], self.folder):
+                if self.kept and folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+
+    def _current(self, stage: str, wanted: Sequence[Path]) -> bool:
+        current = is_current({"stages": self.stages}, stage, self.keys[stage], wanted, self.folder)
+        if current:
+            logger.info("%s: the %s mask of an earlier run is used again.", self.job.scan.path.name, stage)
+        return current
+
+    def _vouch(self, writer: Writer, stage: str, notes: Sequence[str], result: Segmentation | None = None) -> None:
+        """Enter the files written so far into the record, as the last file of ``writer``."""
+        entry = stage_entry(self.keys[stage] if self.job.mend is None else "", writer.written, self.folder)
+        self.stages[stage] = entry
+        self.kept += [*writer.written, self.job.paths["out_prov"]]
+        writer.json(self.job.paths["out_prov"], self._record(notes, result))
+
+    def _record(self, notes: Sequence[str], result: Segmentation | None) -> dict[str, Any]:
+        models = self.job.models
+        parts = {"semantic": models.semantic, "instance": models.instance, "labeling": models.labeling}
+        naming = result.naming if result is not None else None
+        return {
+            "format": FORMAT,
+            "software": {"name": "spineps", "version": spineps.__version__},
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "input": {"name": self.info.name, "sha256": self.info.sha256, "dtype": self.info.dtype},
+            "models": {
+                part: {"name": m.name, "log_name": m.config.log_name, "origin": m.origin, "fingerprint": m.fingerprint}
+                for part, m in parts.items()
+                if m is not None
+            },
+            "options": self.job.options.as_dict(),
+            "warnings": list(notes),
+            "name_confidence": {str(k): round(float(v), 4) for k, v in naming.confidence.items()} if naming else {},
+            "stages": self.stages,
+        }
+
+
+def _check_namesake(record: Mapping[str, Any], info: ImageInfo, scan: Scan) -> None:
+    """Two scans of one folder can have the same output names (``a b.nii`` and ``a-b.nii``): say so."""
+    other = record.get("input", {}).get("name")
+    if other and other != info.name and scan.path.with_name(other).exists():
+        logger.warning("%s gets the same output names as %s and replaces its results.", info.name, other)
