@@ -1,0 +1,280 @@
+"""From a person's numbers to label maps on a voxel grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spineps import anatomy
+from spineps.anatomy import CANAL, CORD, CORPUS, DISC, DISC_OFFSET, ENDPLATE, ENDPLATE_OFFSET, SACRUM
+from spineps.synth import surroundings
+from spineps.synth.body import BodyField, DiscField, draw_body, draw_disc
+from spineps.synth.canvas import FAR, Canvas, smooth_noise, smooth_union
+from spineps.synth.chain import PIR_TO_RAS, Frame, canal_line, frames
+from spineps.synth.spec import SpineSpec
+from spineps.synth.tissues import Tissue
+from spineps.synth.vertebra import parts
+from spineps.volume import Box, Grid, Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Phantom:
+    """A synthetic person on a grid.
+
+    Attributes:
+        tissue: uint8, values of :class:`spineps.synth.tissues.Tissue`; images are made from it.
+        semantic: uint8, output codes of :mod:`spineps.anatomy`.
+        instance: uint8, vertebra ids, 100 + v disc below, 200 + v endplates, 26 sacrum, 226 its upper endplate.
+        grid: geometry of all three.
+        spec: what they were made from.
+    """
+
+    tissue: np.ndarray
+    semantic: np.ndarray
+    instance: np.ndarray
+    grid: Grid
+    spec: SpineSpec
+
+    def volume(self, array: np.ndarray) -> Volume:
+        """An array of this phantom's shape as a volume."""
+        return Volume(array, self.grid.affine)
+
+
+def field_of_view(shape: Sequence[int], zoom: Sequence[float], axcodes: str = "PIR") -> Grid:
+    """A grid whose middle is the origin of space: the point that a spec's `View` names.
+
+    Args:
+        shape: voxels along (p, i, r).
+        zoom: mm along (p, i, r).
+        axcodes: orientation of the returned grid.
+    """
+    affine = np.eye(4)
+    affine[:3, :3] = PIR_TO_RAS @ np.diag(np.asarray(zoom, float))
+    affine[:3, 3] = -affine[:3, :3] @ ((np.asarray(shape, float) - 1) / 2)
+    return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine).reoriented(axcodes)
+
+
+def render(spec: SpineSpec, grid: Grid) -> Phantom:
+    """Draw a person on a grid (RAS affine; its millimetre origin is the point that ``spec.view`` names).
+
+    Deterministic: the same spec and grid give the same arrays.
+    """
+    rng = np.random.default_rng(spec.seed)
+    canvas = Canvas(grid, _warp(spec, grid, rng))
+    placed = frames(spec)
+    bone = _draw_bones(canvas, placed)
+    line = canal_line(placed)
+    space = surroundings.SpineSpace(canvas, line)
+    tissue = surroundings.paint(spec, canvas, space, placed, bone.nearest, rng)
+    semantic = np.zeros(grid.shape, np.uint8)
+    instance = np.zeros(grid.shape, np.uint8)
+    inside = bone.nearest < 0
+    semantic[inside] = bone.part[inside]
+    instance[inside] = bone.owner[inside]
+    lookup = np.zeros(256, np.uint8)
+    for code in (*anatomy.VERTEBRA_PARTS, SACRUM):
+        lookup[code] = Tissue.MARROW_POSTERIOR
+    lookup[CORPUS], lookup[SACRUM] = Tissue.MARROW_BODY, Tissue.MARROW_SACRUM
+    tissue[inside] = lookup[bone.part[inside]]
+    joints = (bone.second < 0.9) & (bone.second - bone.nearest < 1.6) & (bone.nearest < 0.7) & (semantic != CORPUS)
+    joints &= (bone.part != SPINOSUS_ID) & ~((semantic == SACRUM) & (bone.nearest < -1))
+    tissue[joints] = Tissue.CARTILAGE
+    _marrow_details(spec, placed, bone.bodies, tissue, semantic, instance)
+    _draw_discs(canvas, placed, bone.bodies, tissue, semantic, instance)
+    _draw_canal(spec, space, rng, tissue, semantic, instance)
+    return Phantom(tissue, semantic, instance, grid, spec)
+
+
+SPINOSUS_ID = anatomy.SPINOSUS
+
+
+def _warp(spec: SpineSpec, grid: Grid, rng: np.random.Generator) -> np.ndarray | None:
+    if spec.warp <= 0:
+        return None
+    zoom = grid.zoom
+    coarse = smooth_noise((3, *grid.shape), _cells(float(rng.uniform(16, 34)), zoom), rng)
+    fine = smooth_noise((3, *grid.shape), _cells(9.0, zoom), rng)
+    return np.float32(spec.warp) * coarse + np.float32(0.3 * spec.warp) * fine
+
+
+def _cells(mm: float, zoom: Sequence[float]) -> tuple[float, float, float]:
+    return mm / zoom[0], mm / zoom[1], mm / zoom[2]
+
+
+@dataclass(eq=False)
+class _Bones:
+    """Distance to the nearest and second nearest bone, and whose and which part the nearest is."""
+
+    nearest: np.ndarray
+    second: np.ndarray
+    part: np.ndarray
+    owner: np.ndarray
+    bodies: dict[int, BodyField]
+
+
+def _draw_bones(canvas: Canvas, placed: list[Frame]) -> _Bones:
+    shape = canvas.grid.shape
+    bones = _Bones(
+        nearest=np.full(shape, FAR, np.float32),
+        second=np.full(shape, FAR, np.float32),
+        part=np.zeros(shape, np.uint8),
+        owner=np.zeros(shape, np.uint8),
+        bodies={},
+    )
+    sacrum: list[tuple[Box, np.ndarray, np.ndarray]] = []
+    for index, frame in enumerate(placed):
+        solids = _solids_of(canvas, frame)
+        body = draw_body(canvas, frame)
+        if body is not None:
+            bones.bodies[index] = body
+            code = SACRUM if frame.level.id == SACRUM else CORPUS
+            solids.insert(0, (body.box, body.distance, body.distance, code))
+        if not solids:
+            continue
+        box = _hull([solid[0] for solid in solids])
+        union = np.full(tuple(s.stop - s.start for s in box), FAR, np.float32)
+        best = union.copy()
+        part = np.zeros(union.shape, np.uint8)
+        for where, distance, ranked, code in solids:
+            inner = _relative(where, box)
+            union[inner] = smooth_union(union[inner], distance, 1.5)
+            closer = ranked < best[inner]
+            best[inner] = np.where(closer, ranked, best[inner])
+            part[inner] = np.where(closer, np.uint8(code), part[inner])
+        if frame.level.id == SACRUM:
+            sacrum.append((box, union, part))
+        else:
+            _merge(bones, box, union, part, frame.level.id)
+    if sacrum:
+        box = _hull([entry[0] for entry in sacrum])
+        union = np.full(tuple(s.stop - s.start for s in box), FAR, np.float32)
+        for where, distance, _ in sacrum:
+            inner = _relative(where, box)
+            union[inner] = smooth_union(union[inner], distance, 3.0)
+        _merge(bones, box, union, np.full(union.shape, SACRUM, np.uint8), SACRUM)
+    return bones
+
+
+def _solids_of(canvas: Canvas, frame: Frame) -> list[tuple[Box, np.ndarray, np.ndarray, int]]:
+    """(box, distance, distance used for ranking, class) of each process in view."""
+    solids = []
+    for part in parts(frame):
+        drawn = canvas.draw(frame, part)
+        if drawn is not None:
+            box, distance = drawn
+            solids.append((box, distance, distance + np.float32(part.bias) if part.bias else distance, part.semantic))
+    return solids
+
+
+def _merge(bones: _Bones, box: Box, union: np.ndarray, part: np.ndarray, owner: int) -> None:
+    nearest, second = bones.nearest[box], bones.second[box]
+    closer = union < nearest
+    second[...] = np.where(closer, nearest, np.minimum(second, union))
+    nearest[closer] = union[closer]
+    bones.part[box][closer] = part[closer]
+    bones.owner[box][closer] = owner
+
+
+def _hull(boxes: list[Box]) -> Box:
+    low = [min(b[a].start for b in boxes) for a in range(3)]
+    high = [max(b[a].stop for b in boxes) for a in range(3)]
+    return slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])
+
+
+def _relative(inner: Box, outer: Box) -> Box:
+    a, b, c = (slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
+    return a, b, c
+
+
+def _marrow_details(
+    spec: SpineSpec,
+    placed: list[Frame],
+    bodies: dict[int, BodyField],
+    tissue: np.ndarray,
+    semantic: np.ndarray,
+    instance: np.ndarray,
+) -> None:
+    """Basivertebral vein, Modic changes, round lesions and endplates of every body in view."""
+    for index, body in bodies.items():
+        frame = placed[index]
+        level, (p, i, r) = frame.level, body.local
+        rng = np.random.default_rng(level.seed + 2)
+        block, label = tissue[body.box], semantic[body.box]
+        own = (instance[body.box] == level.id) & (body.distance < 0)
+        size = level.sizes["height"] / 25
+        if level.id != SACRUM and level.key > 2.5:
+            slit, wide, deep = rng.uniform(0.7, 1.6) * size, rng.uniform(1.5, 5) * size, rng.uniform(0.1, 0.7)
+            vein = (i / np.float32(slit)) ** 2 + (r / np.float32(wide)) ** 2 < 1
+            block[own & vein & (p > np.float32(deep * frame.back))] = Tissue.BASIVERTEBRAL
+            half = np.float32(frame.half_height)
+            if level.modic_upper:
+                block[own & (i < level.modic_upper - half) & (body.rho < rng.uniform(0.6, 1.1))] = Tissue.MODIC
+            if level.modic_lower:
+                block[own & (i > half - level.modic_lower) & (body.rho < rng.uniform(0.6, 1.1))] = Tissue.MODIC
+            if level.lesion:
+                place = rng.uniform(-0.6, 0.6, 3) * (frame.back, half, level.sizes["width_upper"] / 2)
+                ball = (p - place[0]) ** 2 + (i - place[1]) ** 2 + (r - place[2]) ** 2
+                block[own & (ball < np.float32(level.lesion**2))] = Tissue.LESION
+        owners = instance[body.box]
+        plates = (body.upper | body.lower) & ((owners == 0) | (owners == level.id))
+        plates &= (label == 0) | (label == CORPUS) | (label == SACRUM)
+        label[plates] = ENDPLATE
+        owners[plates] = ENDPLATE_OFFSET + level.id
+        block[plates] = Tissue.ENDPLATE
+
+
+def _draw_discs(
+    canvas: Canvas,
+    placed: list[Frame],
+    bodies: dict[int, BodyField],
+    tissue: np.ndarray,
+    semantic: np.ndarray,
+    instance: np.ndarray,
+) -> None:
+    solid = semantic > 0
+    for index in range(len(placed) - 1):
+        if index not in bodies and index + 1 not in bodies:
+            continue
+        upper = placed[index]
+        disc = draw_disc(canvas, upper, placed[index + 1], solid)
+        if disc is None:
+            continue
+        inside_sacrum = upper.level.id == SACRUM
+        semantic[disc.box][disc.mask] = SACRUM if inside_sacrum else DISC
+        instance[disc.box][disc.mask] = SACRUM if inside_sacrum else DISC_OFFSET + upper.level.id
+        _paint_disc(disc, tissue)
+        solid[disc.box] |= disc.mask
+
+
+def _paint_disc(disc: DiscField, tissue: np.ndarray) -> None:
+    block = tissue[disc.box]
+    block[disc.mask] = Tissue.ANNULUS
+    block[disc.mask & (disc.nucleus > 0.5)] = Tissue.NUCLEUS
+    if disc.gas is not None:
+        block[disc.gas] = Tissue.GAS
+
+
+def _draw_canal(
+    spec: SpineSpec,
+    space: surroundings.SpineSpace,
+    rng: np.random.Generator,
+    tissue: np.ndarray,
+    semantic: np.ndarray,
+    instance: np.ndarray,
+) -> None:
+    """Dural sac with cerebrospinal fluid, cord and cauda equina; the sac yields to bodies and discs."""
+    sac = surroundings.dural_sac(spec, space, rng)
+    free = sac.inside & (semantic[sac.box] != CORPUS) & (semantic[sac.box] != DISC) & (semantic[sac.box] != ENDPLATE)
+    free &= (semantic[sac.box] != SACRUM) | (sac.core < 0.55)
+    block, label = tissue[sac.box], semantic[sac.box]
+    block[free] = Tissue.CSF
+    label[free] = CANAL
+    instance[sac.box][free] = 0
+    block[free & sac.strands] = Tissue.CAUDA
+    cord = free & sac.cord
+    block[cord] = Tissue.CORD
+    label[cord] = CORD
+    grey = cord & sac.grey
+    block[grey] = Tissue.CORD_GREY

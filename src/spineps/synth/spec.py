@@ -1,0 +1,460 @@
+"""The numbers of one synthetic person: `SpineSpec`, its JSON round trip, and the random draw.
+
+Everything random is drawn here (or is a noise field from a stored seed), so that a spec replays the same label map.
+Angles are absolute, in degrees.  ``tilt`` > 0 means that the caudal end of a body leans to posterior (T1, L5, sacrum),
+``lean`` > 0 that it leans to the right, ``turn`` > 0 that the front of the body turns to the right.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from spineps.anatomy import SACRUM, T13
+from spineps.synth import morphometry
+
+REGIONS = ("any", "cervical", "thoracic", "lumbar", "sacral", "whole")
+
+
+@dataclass(frozen=True)
+class Disc:
+    """The disc below a vertebra.
+
+    Attributes:
+        height: mm between the endplates at the centre.
+        degeneration: 0 (young) .. 1 (black, maybe with gas).
+        bulge: mm by which the annulus overhangs the rims.
+        hernia: mm of a focal protrusion to posterior, 0 for none.
+        hernia_side: its direction, -1 left .. 1 right.
+        nucleus: radius of the nucleus as a fraction of the disc's.
+    """
+
+    height: float
+    degeneration: float = 0.0
+    bulge: float = 1.0
+    hernia: float = 0.0
+    hernia_side: float = 0.0
+    nucleus: float = 0.66
+
+
+@dataclass(frozen=True)
+class Level:
+    """One vertebra, or one segment of the sacrum or coccyx.
+
+    Attributes:
+        id: vertebra id of :mod:`spineps.anatomy`; 26 for every sacral and coccygeal segment.
+        key: level coordinate of :mod:`spineps.synth.morphometry`.
+        sizes: mm, named as there.
+        tilt, lean, turn: orientation of the body, degrees.
+        slip_p, slip_r: mm by which it is displaced against the level above.
+        disc: the disc below; None below C1 and the last segment.
+        concavity_upper, concavity_lower: mm by which the endplates are hollow.
+        waist: share by which the body narrows at mid-height.
+        front, back: superellipse exponents of the outline.
+        hollow: mm by which the posterior wall is hollow at mid-line.
+        osteophyte: mm by which the rims flare.
+        schmorl_upper, schmorl_lower: depth in mm of an endplate node.
+        modic_upper, modic_lower: mm of altered marrow beside the endplate.
+        lesion: radius in mm of a round marrow lesion (haemangioma, metastasis).
+        screws: True with pedicle screws.
+        seed: for the small differences between sides and blobs' places.
+    """
+
+    id: int
+    key: float
+    sizes: dict[str, float]
+    tilt: float
+    lean: float = 0.0
+    turn: float = 0.0
+    slip_p: float = 0.0
+    slip_r: float = 0.0
+    disc: Disc | None = None
+    concavity_upper: float = 1.2
+    concavity_lower: float = 1.4
+    waist: float = 0.08
+    front: float = 2.1
+    back: float = 3.0
+    hollow: float = 1.0
+    osteophyte: float = 0.0
+    schmorl_upper: float = 0.0
+    schmorl_lower: float = 0.0
+    modic_upper: float = 0.0
+    modic_lower: float = 0.0
+    lesion: float = 0.0
+    screws: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Canal:
+    """Dural sac and cord: factors on the tables of morphometry, and where they end (level coordinates)."""
+
+    sac_width: float = 1.0
+    sac_depth: float = 1.0
+    gap: float = 1.0
+    cord_width: float = 1.0
+    cord_depth: float = 1.0
+    cord_place: float = 0.0
+    conus: float = 20.4
+    sac_end: float = 26.6
+    cauda: float = 0.5
+    ripple: float = 0.06
+
+
+@dataclass(frozen=True)
+class View:
+    """How the person lies in the scanner: where the middle of the field of view is.
+
+    Attributes:
+        key: level coordinate at whose canal-side wall the field is centred.
+        offset: (p, i, r) mm by which the field's centre is moved from there.
+        pitch, yaw, roll: rotation of the person in degrees, about the r, i and p axis.
+    """
+
+    key: float
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    pitch: float = 0.0
+    yaw: float = 0.0
+    roll: float = 0.0
+
+
+@dataclass(frozen=True)
+class SpineSpec:
+    """One synthetic person.
+
+    Attributes:
+        levels: cranial to caudal, C1 .. coccyx.
+        canal: dural sac and cord.
+        view: position in the scanner.
+        scale: body size, 1 for a tall adult.
+        fat: thickness in mm of the subcutaneous fat of the back.
+        muscle_fat: share of fat in the back muscles, 0 .. 1.
+        epidural_fat: 0 .. 1, how much of the epidural space is fat.
+        warp: mm amplitude of a smooth free-form deformation.
+        seed: of all noise fields of the label map.
+    """
+
+    levels: tuple[Level, ...]
+    canal: Canal
+    view: View
+    scale: float = 1.0
+    fat: float = 15.0
+    muscle_fat: float = 0.15
+    epidural_fat: float = 0.6
+    warp: float = 1.0
+    seed: int = 0
+
+    @property
+    def vertebrae(self) -> tuple[int, ...]:
+        """Ids of the vertebrae above the sacrum, cranial to caudal."""
+        return tuple(level.id for level in self.levels if level.id != SACRUM)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dict of numbers, lists and dicts."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """JSON text; `from_json` gives back an equal spec."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> SpineSpec:
+        """Inverse of `to_dict`."""
+        known = {f.name for f in fields(cls)} - {"levels", "canal", "view"}
+        view = dict(data["view"])
+        view["offset"] = tuple(view["offset"])
+        return cls(
+            levels=tuple(_level(entry) for entry in data["levels"]),
+            canal=Canal(**data["canal"]),
+            view=View(**view),
+            **{k: v for k, v in data.items() if k in known},
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> SpineSpec:
+        """Inverse of `to_json`."""
+        return cls.from_dict(json.loads(text))
+
+
+def _level(entry: dict[str, Any]) -> Level:
+    entry = dict(entry)
+    disc = entry.pop("disc")
+    return Level(disc=None if disc is None else Disc(**disc), **entry)
+
+
+def vertebra_chain(thoracic: int = 12, lumbar: int = 5) -> list[tuple[int, float]]:
+    """(id, level coordinate) of C1 .. last lumbar vertebra.
+
+    >>> [v for v, _ in vertebra_chain(13, 4)][18:]
+    [19, 28, 20, 21, 22, 23]
+    """
+    chain = [(i, float(i)) for i in range(1, 8)]
+    thoracic_ids = [*range(8, 20), T13][:thoracic]
+    chain += [(v, 8 + 11 * n / (thoracic - 1)) for n, v in enumerate(thoracic_ids)]
+    chain += [(20 + n, 20 + 4 * n / (lumbar - 1)) for n in range(lumbar)]
+    return chain
+
+
+def _clipped(rng: np.random.Generator, mean: float, sd: float, limit: float = 2.2) -> float:
+    return mean + sd * float(np.clip(rng.standard_normal(), -limit, limit))
+
+
+def random_spec(
+    rng: np.random.Generator,
+    region: str = "any",
+    *,
+    thoracic: int | None = None,
+    lumbar: int | None = None,
+    pathology: float = 1.0,
+    spread: float = 1.0,
+) -> SpineSpec:
+    """Draw a person and a position in the scanner.
+
+    Args:
+        rng: source of all randomness.
+        region: what the field of view is centred on, one of `REGIONS`.
+        thoracic, lumbar: number of vertebrae; None draws 11..13 and 4..6 with the usual ones most often.
+        pathology: factor on the frequency of disease; 0 for a healthy spine.
+        spread: factor on all individual variation.
+    """
+    if region not in REGIONS:
+        raise ValueError(f"region {region!r} is none of {REGIONS}")
+    if thoracic is None:
+        thoracic = int(rng.choice([11, 12, 13], p=[0.06, 0.88, 0.06]))
+    if lumbar is None:
+        lumbar = int(rng.choice([4, 5, 6], p=[0.06, 0.88, 0.06]))
+    scale = float(np.clip(_clipped(rng, 0.99, 0.075 * spread), 0.78, 1.2))
+    age = float(rng.uniform(0, 1)) * min(pathology, 1.0)
+    levels = _bodies(rng, thoracic, lumbar, scale, age, pathology, spread)
+    levels = _posed(rng, levels, spread)
+    return SpineSpec(
+        levels=tuple(levels),
+        canal=_canal(rng, pathology),
+        view=random_view(rng, region),
+        scale=scale,
+        fat=float(rng.choice([rng.uniform(2, 10), rng.uniform(8, 30), rng.uniform(25, 60)], p=[0.3, 0.5, 0.2])),
+        muscle_fat=float(np.clip(rng.beta(1.3, 5) + 0.15 * age * rng.random(), 0, 0.7)),
+        epidural_fat=float(rng.uniform(0.15, 1.0)),
+        warp=float(rng.uniform(0.3, 1.3)) * spread,
+        seed=int(rng.integers(2**31)),
+    )
+
+
+def random_view(rng: np.random.Generator, region: str = "any") -> View:
+    """Where a field of view of this region is centred: mostly on the spine, sometimes far off or cut off."""
+    if region == "any":
+        region = str(rng.choice(["lumbar", "cervical", "thoracic", "sacral"], p=[0.45, 0.2, 0.23, 0.12]))
+    low, high = {
+        "cervical": (1.0, 8.5),
+        "thoracic": (8.0, 19.5),
+        "lumbar": (19.5, 24.8),
+        "sacral": (24.5, 29.5),
+        "whole": (14.5, 16.5),
+    }[region]
+    draw = rng.random()
+    if draw < 0.72 or region == "whole":
+        p = rng.uniform(-8, 18)
+    elif draw < 0.9:
+        p = rng.uniform(-32, 38)
+    else:
+        p = rng.choice([-1, 1]) * rng.uniform(35, 80)
+    r = rng.uniform(-8, 8) if rng.random() < 0.8 else rng.uniform(-24, 24)
+    return View(
+        key=float(rng.uniform(low, high)),
+        offset=(float(p), float(rng.uniform(-12, 12)), float(r)),
+        pitch=_clipped(rng, 0, 8),
+        yaw=_clipped(rng, 0, 3),
+        roll=_clipped(rng, 0, 3),
+    )
+
+
+def _bodies(
+    rng: np.random.Generator, thoracic: int, lumbar: int, scale: float, age: float, pathology: float, spread: float
+) -> list[Level]:
+    """Sizes, discs and diseases of all levels; angles come later."""
+    person = {name: 1 + 0.05 * spread * _clipped(rng, 0, 1) for name in morphometry.SIZE_NAMES}
+    region_scale = {r: 1 + 0.035 * spread * _clipped(rng, 0, 1) for r in ("cervical", "thoracic", "lumbar")}
+    disc_scale = float(rng.uniform(0.85, 1.15))
+    concavity, waist = float(rng.uniform(0.4, 1.8)), float(rng.uniform(0.03, 0.13))
+    front, back = _clipped(rng, 0, 0.12), _clipped(rng, 0, 0.35)
+    levels = []
+    for vertebra, key in vertebra_chain(thoracic, lumbar):
+        name = "cervical" if key <= 7 else "thoracic" if key < 19.5 else "lumbar"
+        size = scale * region_scale[name]
+        sizes = {
+            n: v * size * person[n] * (1 + 0.025 * spread * _clipped(rng, 0, 1))
+            for n, v in morphometry.sizes_at(max(key, 2.0)).items()
+        }
+        sizes["wedge"] += 0.5 * spread * _clipped(rng, 0, 1)
+        sizes["spinous_i"] += 1.5 * spread * _clipped(rng, 0, 1)
+        disc = _disc(rng, sizes.pop("disc") * disc_scale, key, age, pathology) if key > 1 else None
+        thorax = float(np.clip((key - 7.5) / 2, 0, 1) * np.clip((19.5 - key) / 5, 0, 1))
+        sick = _disease(rng, key, size, age, pathology)
+        hollow_up = concavity * (0.5 if key < 8 else 1.0) * size
+        hollow_low = concavity * (0.3 if key < 8 else 1.15) * size
+        if key > 2.5 and rng.random() < (0.02 + 0.05 * age * (key > 12)) * pathology:
+            hollow_up, hollow_low = _fracture(rng, sizes, hollow_up, hollow_low)
+        levels.append(
+            Level(
+                id=vertebra,
+                key=key,
+                sizes=sizes,
+                tilt=0.0,
+                disc=disc,
+                concavity_upper=hollow_up,
+                concavity_lower=hollow_low,
+                waist=waist,
+                front=2.15 + front - 0.25 * thorax,
+                back=2.9 + back,
+                hollow=size * (0.3 if key < 8 else 1.0 + 0.8 * thorax - 0.25 * max(key - 22, 0)),
+                seed=int(rng.integers(2**31)),
+                **sick,
+            )
+        )
+    segments = [*morphometry.SACRAL_KEYS]
+    sacral = scale * region_scale["lumbar"]
+    shape = {n: 1 + 0.06 * spread * _clipped(rng, 0, 1) for n in morphometry.sacral_sizes(25)}
+    for key in segments:
+        sizes = {
+            n: v * sacral * shape[n] * (1 + 0.03 * spread * _clipped(rng, 0, 1))
+            for n, v in morphometry.sacral_sizes(key).items()
+        }
+        height = sizes.pop("disc") * (float(rng.uniform(1, 3)) if key == 25 and rng.random() < 0.15 else 1.0)
+        levels.append(
+            Level(
+                id=SACRUM,
+                key=float(key),
+                sizes=sizes,
+                tilt=0.0,
+                disc=Disc(height, degeneration=0.5) if key < segments[-1] else None,
+                concavity_upper=0.6 * concavity if key == 25 else 0.3,
+                concavity_lower=0.3,
+                waist=0.05,
+                seed=int(rng.integers(2**31)),
+            )
+        )
+    return levels
+
+
+def _disc(rng: np.random.Generator, height: float, key: float, age: float, pathology: float) -> Disc:
+    """Worn discs are dark, low and bulging; they are commonest at L4-S1 and C5-C7."""
+    load = 0.35 * (key >= 22) + 0.2 * (4.5 <= key <= 7) + 0.1 * (key >= 20)
+    wear = float(np.clip(0.75 * age + load * rng.random() * pathology + 0.25 * rng.standard_normal(), 0, 1))
+    wear *= min(pathology, 1.0)
+    collapse = 1 - wear * rng.uniform(0.0, 0.55) if wear > 0.35 else 1.0
+    hernia = 0.0
+    if rng.random() < 0.12 * wear * pathology:
+        hernia = float(rng.uniform(2, 6)) * (1.0 if key > 19 else 0.6)
+    return Disc(
+        height=height * collapse * float(rng.uniform(0.92, 1.08)),
+        degeneration=wear,
+        bulge=float(rng.uniform(0.2, 1.3) + 1.8 * wear * rng.random()),
+        hernia=hernia,
+        hernia_side=float(rng.choice([0.0, rng.uniform(-0.8, 0.8)])),
+        nucleus=float(rng.uniform(0.55, 0.78)),
+    )
+
+
+def _fracture(rng: np.random.Generator, sizes: dict[str, float], up: float, low: float) -> tuple[float, float]:
+    """Compress a body in place (wedge, crush) and return its new endplate concavities (biconcave)."""
+    loss = float(rng.uniform(0.12, 0.5)) * sizes["height"]
+    kind = rng.integers(3)
+    if kind == 0:
+        sizes["wedge"] -= loss
+        sizes["height"] -= loss / 2
+    elif kind == 1:
+        return up + 0.55 * loss, low + 0.3 * loss
+    else:
+        sizes["height"] -= loss
+    return up, low
+
+
+def _disease(rng: np.random.Generator, key: float, size: float, age: float, pathology: float) -> dict[str, Any]:
+    """Keyword arguments of `Level` for diseases of one vertebra."""
+    sick: dict[str, Any] = {}
+    if key < 2.5:
+        return sick
+    chance = rng.random(7) / max(pathology, 1e-9)
+    if chance[0] < 0.01 and key > 8:
+        sick["screws"] = True
+    if chance[1] < 0.15 + 0.5 * age:
+        sick["osteophyte"] = float(rng.uniform(0.3, 1.0) + 2.2 * age * rng.random()) * size
+    if chance[2] < 0.06 and key > 10:
+        sick["schmorl_upper"] = float(rng.uniform(1.5, 4.5)) * size
+    if chance[3] < 0.06 and key > 10:
+        sick["schmorl_lower"] = float(rng.uniform(1.5, 4.5)) * size
+    if chance[4] < 0.07 * (0.3 + age):
+        sick["modic_upper"] = float(rng.uniform(2, 8)) * size
+    if chance[5] < 0.07 * (0.3 + age):
+        sick["modic_lower"] = float(rng.uniform(2, 8)) * size
+    if chance[6] < 0.06:
+        sick["lesion"] = float(rng.uniform(2.5, 9)) * size
+    return sick
+
+
+def _posed(rng: np.random.Generator, levels: list[Level], spread: float) -> list[Level]:
+    """Angles: sagittal from five curvatures, coronal from a scoliosis with coupled rotation."""
+    angle = {n: _clipped(rng, m, sd * spread) for n, (m, sd) in morphometry.CURVATURE.items()}
+    top = angle["sacral_slope"] - angle["lumbar_lordosis"]
+    t1 = top + angle["thoracic_kyphosis"]
+    # Shares of the lordosis: two thirds lie below L3; the kyphosis is spread evenly over the thorax.
+    keys = [1.0, 2.0, 5.0, 8.0, 11.0, 16.0, 19.5, 21.0, 22.0, 23.0, 24.0, 25.0]
+    c2 = t1 - angle["cervical_lordosis"] - 6
+    lordosis = angle["lumbar_lordosis"]
+    tilts = [
+        c2 - _clipped(rng, 4, 4),
+        c2,
+        c2 + 0.45 * (t1 - c2),
+        t1,
+        t1 - 0.25 * angle["thoracic_kyphosis"],
+        t1 - 0.8 * angle["thoracic_kyphosis"],
+        top + 1,
+        top + 0.13 * lordosis,
+        top + 0.27 * lordosis,
+        top + 0.45 * lordosis,
+        top + 0.68 * lordosis,
+        angle["sacral_slope"],
+    ]
+    kyphosis = angle["sacral_kyphosis"]
+    keys += [26.0, 27.0, 28.0, 29.0, 30.0, 32.0]
+    tilts += [angle["sacral_slope"] - share * kyphosis for share in (0.02, 0.2, 0.48, 0.78, 1.0, 1.3)]
+    curve = _clipped(rng, 0, 3.0) if rng.random() < 0.75 else _clipped(rng, 0, 14.0)
+    wave, phase = rng.uniform(5, 13), rng.uniform(0, 2 * np.pi)
+    coupling = rng.uniform(0.2, 0.8)
+    posed = []
+    for level in levels:
+        swing = curve * spread * float(np.sin(2 * np.pi * level.key / (2 * wave) + phase))
+        swing *= 0.25 if level.id == SACRUM else 1.0
+        twist = curve * spread * coupling * float(np.cos(2 * np.pi * level.key / (2 * wave) + phase))
+        free = 0.0 if level.id == SACRUM else spread
+        slip = 0.0
+        if rng.random() < (0.05 if level.key >= 22 else 0.02) and level.key > 2.5 and level.key < 25.5:
+            slip = float(rng.choice([-1, 1], p=[0.6, 0.4])) * float(rng.uniform(1.5, 6)) * spread
+        values = {f.name: getattr(level, f.name) for f in fields(level)}
+        values.update(
+            tilt=float(np.interp(level.key, keys, tilts)) + 1.3 * free * _clipped(rng, 0, 1),
+            lean=swing + 0.7 * free * _clipped(rng, 0, 1),
+            turn=twist + 0.7 * free * _clipped(rng, 0, 1) + (_clipped(rng, 0, 5) * free if level.key == 1 else 0.0),
+            slip_p=slip + 0.3 * free * _clipped(rng, 0, 1),
+            slip_r=0.3 * free * _clipped(rng, 0, 1),
+        )
+        posed.append(Level(**values))
+    return posed
+
+
+def _canal(rng: np.random.Generator, pathology: float) -> Canal:
+    return Canal(
+        sac_width=float(rng.uniform(0.9, 1.12)),
+        sac_depth=float(rng.uniform(0.84, 1.1)),
+        gap=float(rng.uniform(0.2, 2.0)),
+        cord_width=float(rng.uniform(0.86, 1.12)),
+        cord_depth=float(rng.uniform(0.86, 1.12)),
+        cord_place=float(rng.uniform(-0.6, 0.6)),
+        conus=float(np.clip(rng.normal(20.4, 0.7), 18.6, 22.2)),
+        sac_end=float(np.clip(rng.normal(26.6, 0.5), 25.4, 27.8)),
+        cauda=float(rng.uniform(0.25, 0.75)),
+        ripple=float(rng.uniform(0.02, 0.1)) * (1 + 0.5 * min(pathology, 1.0)),
+    )

@@ -1,0 +1,433 @@
+"""Everything that is not spine: muscles, fat, skin, air, organs, vessels, ribs, pelvis and skull.
+
+Places are in the coordinates of :class:`spineps.synth.canal.SpineSpace`: ``a`` mm behind the canal's middle, ``b`` mm to
+the right, ``k`` level.  Left is b < 0.  It is anatomy of the right size and place, not a portrait: the networks only have
+to learn that none of it is spine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from spineps import anatomy
+from spineps.synth.canal import SpineSpace, Sac, dural_sac
+from spineps.synth.canvas import Canvas, Part, smooth_noise
+from spineps.synth.chain import Frame
+from spineps.synth.spec import SpineSpec
+from spineps.synth.tissues import Tissue
+
+__all__ = ["Sac", "SpineSpace", "dural_sac", "paint"]
+
+
+@dataclass(eq=False)
+class _Scene:
+    """What the painters share."""
+
+    tissue: np.ndarray
+    space: SpineSpace
+    front: np.ndarray
+    wide: np.ndarray
+    streak: np.ndarray
+    lump: np.ndarray
+    fine: np.ndarray
+    scale: float
+    rng: np.random.Generator
+
+    def tube(
+        self, a: np.ndarray | float, b: np.ndarray | float, ra: float, rb: float, low: float, high: float
+    ) -> np.ndarray:
+        """Mask of a tube along the spine with half-axes ``ra``, ``rb`` between two level coordinates."""
+        s, k = self.space, self.space.k
+        u, v = (s.a - a) / np.float32(ra), (s.b - b) / np.float32(rb)
+        return (u * u + v * v < 1) & (k > low) & (k < high)
+
+    def blob(self, key: float, a: float, b: float, radii: tuple[float, float, float]) -> np.ndarray:
+        """Mask of an ellipsoid centred at a level; radii (a, along the spine, b) in mm."""
+        line = self.space.line
+        i0 = line.start + float(np.interp(key, line.key, np.arange(len(line.key))))
+        along = (self.space.canvas.space[1] - np.float32(i0)) / np.float32(radii[1])
+        u, v = (
+            (self.space.a - np.float32(a)) / np.float32(radii[0]),
+            (self.space.b - np.float32(b)) / np.float32(radii[2]),
+        )
+        wobble = 1 + np.float32(0.15) * self.lump
+        return u * u + v * v + along * along < wobble
+
+    def span(self) -> tuple[float, float]:
+        """Range of level coordinates in view."""
+        return float(self.space.k.min()), float(self.space.k.max())
+
+
+def paint(
+    spec: SpineSpec,
+    canvas: Canvas,
+    space: SpineSpace,
+    placed: list[Frame],
+    bone: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Tissue classes of the whole grid, uint8, spine left out.
+
+    Args:
+        spec: the person.
+        canvas, space: the grid and its spine coordinates.
+        placed: frames of all levels.
+        bone: distance in mm to the nearest bone of the spine.
+        rng: source of all fields.
+    """
+    zoom = canvas.grid.zoom
+    line = space.line
+
+    def field(p: float, i: float, r: float) -> np.ndarray:
+        order = _axis_order(canvas)
+        sizes = (p, i, r)
+        cells = tuple(sizes[order[n]] / zoom[n] for n in range(3))
+        return smooth_noise(canvas.grid.shape, (cells[0], cells[1], cells[2]), rng)
+
+    scene = _Scene(
+        tissue=np.full(canvas.grid.shape, Tissue.MUSCLE, np.uint8),
+        space=space,
+        front=space.at(-line.depth / 2 - line.body_depth),
+        wide=space.at(line.body_width / 2),
+        streak=field(6, 26, 6),
+        lump=field(26, 26, 22),
+        fine=field(4, 7, 4),
+        scale=spec.scale,
+        rng=rng,
+    )
+    low, high = scene.span()
+    _muscle_fat(scene, spec)
+    if low < 8.5:
+        _neck(scene)
+    if low < 19.5 and high > 7.5:
+        _chest(scene)
+    if high > 17.5:
+        _abdomen(scene)
+    if high > 24:
+        _pelvis(scene)
+    _prevertebral(scene)
+    _back(scene, spec, bone)
+    _draw_parts(canvas, placed, scene, spec)
+    _canal_content(scene, spec, bone)
+    _roots(canvas, placed, scene, spec)
+    return scene.tissue
+
+
+def _axis_order(canvas: Canvas) -> list[int]:
+    """Which of p, i, r each array axis mostly runs along."""
+    codes = canvas.grid.axcodes
+    return [next(n for n, pair in enumerate(("PA", "IS", "RL")) if code in pair) for code in codes]
+
+
+def _muscle_fat(scene: _Scene, spec: SpineSpec) -> None:
+    from scipy.special import ndtri
+
+    limit = float(ndtri(1 - min(max(spec.muscle_fat, 0.005), 0.7)))
+    scene.tissue[scene.streak + 0.35 * scene.fine > limit] = Tissue.FAT
+    scene.tissue[np.abs(scene.lump) < scene.rng.uniform(0.01, 0.07)] = Tissue.FAT
+
+
+def _neck(scene: _Scene) -> None:
+    """Pharynx, airway, gullet, vessels; above C1 the skull is drawn as solids later."""
+    rng, space, s = scene.rng, scene.space, scene.scale
+    a, b, k = space.a, space.b, space.k
+    t, front = scene.tissue, scene.front
+    throat = (a < front - 2 * s) & (k < 8.5)
+    t[throat & (scene.lump + 0.3 * scene.streak > rng.uniform(0.0, 1.2))] = Tissue.FAT
+    t[throat & (scene.lump < rng.uniform(-2.2, -1.0))] = Tissue.ORGAN
+    for side in (-1, 1):
+        far = rng.uniform(19, 30) * s
+        t[scene.tube(front + rng.uniform(-12, 2) * s, side * far, rng.uniform(6, 11), rng.uniform(6, 12), -1, 8)] = (
+            Tissue.FAT
+        )
+        t[scene.tube(front - rng.uniform(2, 10) * s, side * far, 3.2 * s, 3.2 * s, 0, 9)] = Tissue.ARTERY
+        t[scene.tube(front - rng.uniform(0, 5) * s, side * (far + 6 * s), 4.5 * s, rng.uniform(4, 7) * s, 0, 9)] = (
+            Tissue.VEIN
+        )
+        wall = scene.wide + np.float32(5.5 * s)
+        t[scene.tube(front * 0.62, side * wall, 1.9 * s, 1.9 * s, -0.2, 7.2)] = Tissue.ARTERY
+        t[scene.tube(front - 2.6 * s, side * 7 * s, 3.2 * s, 6.0 * s, 0.7, 10)] = Tissue.PSOAS
+    t[scene.tube(front - 8 * s, 0, 3 * s, 8 * s, 5, 9)] = Tissue.OESOPHAGUS
+    centre, radius = front - rng.uniform(14, 20) * s, rng.uniform(5, 9) * s
+    t[scene.tube(centre, 0, radius + 2.5 * s, radius * 1.3 + 2.5 * s, 2.5, 9)] = Tissue.ORGAN
+    t[scene.tube(centre, 0, radius, radius * rng.uniform(0.9, 1.3), 0.5, 9)] = Tissue.AIRWAY
+    if rng.random() < 0.6:
+        t[(a < front - rng.uniform(20, 30) * s) & (k < 3) & (scene.lump > rng.uniform(0.3, 1.3))] = Tissue.AIRWAY
+    t[(np.abs(b) > (68 + 8 * scene.lump) * s) & (k < 6.5)] = Tissue.AIR
+    t[(a < -(78 + 6 * scene.lump) * s) & (k > 3) & (k < 7)] = Tissue.AIR
+
+
+def _chest(scene: _Scene) -> None:
+    rng, space, s = scene.rng, scene.space, scene.scale
+    a, b, k = space.a, space.b, space.k
+    t, front = scene.tissue, scene.front
+    floor = rng.uniform(17.2, 19.4)
+    chest = (k > 8.3) & (k < 19.2)
+    middle = chest & (a < front + 4 * s) & (np.abs(b) < 48 * s)
+    t[middle] = Tissue.FAT
+    t[middle & (scene.lump > rng.uniform(0.3, 1.5))] = Tissue.ORGAN
+    t[middle & (a < front - rng.uniform(28, 45) * s) & (k > rng.uniform(11, 13))] = Tissue.HEART
+    # The lungs flank the column and fill the costovertebral gutter behind it.
+    gutter = np.float32(rng.uniform(2, 20) * s)
+    inner = scene.wide + np.float32(rng.uniform(3, 9) * s) + 2 * scene.lump
+    lung = (k > 8.6 - 0.002 * np.abs(b)) & (k < floor + 0.015 * np.abs(b) * (a < front)) & (np.abs(b) > inner)
+    lung &= (a < gutter - 0.0012 * (np.abs(b) - 60 * s) ** 2) & (a > -140 * s) & (np.abs(b) < 125 * s)
+    lung |= (
+        (k > 9) & (k < floor) & (np.abs(b) > (22 + 9 * scene.lump) * s) & (a < front - 3 * s) & (np.abs(b) < 125 * s)
+    )
+    t[lung] = Tissue.LUNG
+    vessels = lung & (scene.fine + 0.4 * scene.streak > 1.9)
+    t[vessels] = Tissue.VEIN
+    place = -scene.wide * np.float32(rng.uniform(0.5, 1.1))
+    t[scene.tube(front - rng.uniform(4, 10) * s, place, 11 * s, 11 * s, 11.3, 19.5)] = Tissue.ARTERY
+    t[scene.tube(front - 3 * s, 6 * s, 3 * s, 3.2 * s, 10, 19)] = Tissue.VEIN
+    t[scene.tube(front - rng.uniform(8, 14) * s, -4 * s, 4.5 * s, 8 * s, 8, 18)] = Tissue.OESOPHAGUS
+    t[scene.tube(front - rng.uniform(18, 24) * s, 2 * s, 8 * s, 9 * s, 7, 11.4)] = Tissue.AIRWAY
+    below = (k > floor) & (k < 19.5) & (a < front + 6 * s) & (np.abs(b) > scene.wide + 4)
+    t[below] = np.where(b[below] > 0, np.uint8(Tissue.LIVER), np.uint8(Tissue.SPLEEN))
+
+
+def _abdomen(scene: _Scene) -> None:
+    rng, space, s = scene.rng, scene.space, scene.scale
+    a, b, k = space.a, space.b, space.k
+    t, front = scene.tissue, scene.front
+    belly = (k > 18.8) & (a < front + 5 * s - 0.15 * np.abs(b))
+    t[belly] = Tissue.FAT
+    cavity = belly & (a < front - rng.uniform(6, 28) * s)
+    values = np.array(
+        [Tissue.BOWEL, Tissue.FAT, Tissue.ORGAN, Tissue.FLUID, Tissue.FAT, Tissue.GAS, Tissue.BOWEL], np.uint8
+    )
+    rng.shuffle(values)
+    cuts = np.sort(rng.normal(0, 0.9, len(values) - 1)).astype(np.float32)
+    pattern = values[np.digitize(scene.lump + 0.3 * scene.streak, cuts)]
+    t[cavity] = pattern[cavity]
+    flank = (k > 18.5) & (k < 23.5) & (np.abs(b) > 45 * s) & (a < 10 * s)
+    t[flank] = Tissue.FAT
+    wall = (np.abs(b) > (92 + 6 * scene.lump) * s) & (k > 18.5) & (k < 25)
+    t[wall] = Tissue.MUSCLE
+    if rng.random() < 0.85:
+        t[(k > 17.5) & (k < rng.uniform(20, 22.5)) & (b > rng.uniform(38, 60) * s) & (a < -5 * s) & ~wall] = (
+            Tissue.LIVER
+        )
+    if rng.random() < 0.85:
+        t[(k > 17.5) & (k < rng.uniform(19.3, 20.5)) & (b < -rng.uniform(50, 70) * s) & (a < 0) & ~wall] = Tissue.SPLEEN
+    for side in (-1, 1):
+        place = (
+            20.0 + 0.5 * (side > 0) + rng.uniform(-0.7, 0.7),
+            rng.uniform(-30, -10) * s,
+            side * rng.uniform(48, 62) * s,
+        )
+        t[scene.blob(*place, (27 * s, 60 * s, 32 * s))] = Tissue.FAT
+        t[scene.blob(*place, (21 * s, 52 * s, 26 * s))] = Tissue.KIDNEY
+        t[scene.blob(*place, (8 * s, 25 * s, 10 * s))] = Tissue.FAT
+        size = space.at(space.table([18.5, 20, 22, 24, 26, 28], [2, 6, 13, 18, 19, 17]) * s * rng.uniform(0.75, 1.25))
+        middle_a = -space.at(space.line.depth / 2 + space.line.body_depth * rng.uniform(0.35, 0.6)) - 3 * np.maximum(
+            k - 23, 0
+        )
+        u = (a - middle_a) / (size * np.float32(rng.uniform(1.0, 1.35)))
+        v = (b - side * (scene.wide + size * np.float32(rng.uniform(0.75, 1.0)))) / size
+        r2 = u * u + v * v
+        t[(r2 < 1.3) & (k > 18.8)] = Tissue.FAT
+        t[(r2 < 1) & (k > 18.8)] = Tissue.PSOAS
+        lumborum = scene.tube(8 * s, side * rng.uniform(44, 52) * s, 9 * s, 13 * s, 19, 24)
+        t[lumborum] = Tissue.PSOAS
+    split = rng.uniform(22.6, 23.6)
+    t[scene.tube(front - rng.uniform(9, 14) * s, -rng.uniform(2, 12) * s, 8.5 * s, 8.5 * s, 17.5, split)] = (
+        Tissue.ARTERY
+    )
+    t[scene.tube(front - rng.uniform(8, 12) * s, rng.uniform(12, 20) * s, 7 * s, 10.5 * s, 18, split + 0.3)] = (
+        Tissue.VEIN
+    )
+    spread = np.clip(k - split, 0, 3)
+    for side in (-1, 1):
+        t[scene.tube(front - 8 * s, side * (3 + 13 * spread) * s, 5 * s, 5 * s, split, 27)] = Tissue.ARTERY
+        t[scene.tube(front - 3 * s, (side * 14 * spread + 6) * s, 5.5 * s, 6.5 * s, split, 27)] = Tissue.VEIN
+
+
+def _pelvis(scene: _Scene) -> None:
+    rng, space, s = scene.rng, scene.space, scene.scale
+    a, b, k = space.a, space.b, space.k
+    t, front = scene.tissue, scene.front
+    bowl = (k > 25.2) & (a < front - 2 * s) & (np.abs(b) < 60 * s)
+    t[bowl] = Tissue.FAT
+    t[bowl & (scene.lump > rng.uniform(0, 1))] = Tissue.BOWEL
+    t[scene.tube(front - rng.uniform(14, 24) * s, rng.uniform(-8, 8) * s, 9 * s, 13 * s, 26, 33)] = Tissue.BOWEL
+    if rng.random() < 0.5:
+        t[scene.tube(front - 20 * s, 0, 4 * s, 6 * s, 26, 33)] = Tissue.GAS
+    t[scene.blob(29.0, -75 * s, 0, (22 * s, 25 * s, 34 * s))] = Tissue.FLUID
+    t[scene.blob(28.0, -50 * s, rng.uniform(-10, 10), (20 * s, 25 * s, 26 * s))] = Tissue.ORGAN
+    t[(k > 26) & (a > front) & (np.abs(b) > 45 * s) & (scene.streak < 1.2)] = Tissue.MUSCLE
+
+
+def _prevertebral(scene: _Scene) -> None:
+    """A thin sheet of fat in front of the column, and the anterior ligament."""
+    rng, a = scene.rng, scene.space.a
+    sheet = np.float32(rng.uniform(0, 5) * scene.scale) * (1 + 0.4 * scene.streak)
+    near = (a < scene.front + 1) & (a > scene.front - sheet) & (np.abs(scene.space.b) < scene.wide * 0.9)
+    scene.tissue[near & (scene.tissue != Tissue.LUNG)] = Tissue.FAT
+
+
+_FASCIA_KEYS = (0, 2, 5, 8, 11, 14, 17, 20, 22, 24, 26, 28, 30, 32)
+_FASCIA = (46, 48, 46, 46, 44, 42, 44, 48, 50, 47, 36, 24, 18, 16)
+
+
+def _back(scene: _Scene, spec: SpineSpec, bone: np.ndarray) -> None:
+    """Fat around the processes, ligaments in the mid-line, fascia, subcutaneous fat, skin, air."""
+    from scipy.ndimage import gaussian_filter1d
+
+    rng, space, s = scene.rng, scene.space, scene.scale
+    a, b = space.a, space.b
+    t, line = scene.tissue, space.line
+    halo = np.float32(rng.uniform(0, 3.5)) * (0.6 + 0.5 * scene.streak)
+    behind = a > -space.at(line.depth / 2)
+    t[behind & (bone < halo) & (np.abs(b) < 32 * s)] = Tissue.FAT
+    surface = gaussian_filter1d(space.table(_FASCIA_KEYS, _FASCIA) * s + rng.uniform(-2, 6), 12)
+    deep = space.at(surface) + 1.5 * scene.lump
+    midline = (np.abs(b) < np.float32(rng.uniform(1.2, 3.0) * s)) & (a > space.at(line.depth / 2)) & (a < deep)
+    t[midline] = Tissue.LIGAMENT if rng.random() < 0.55 else Tissue.FAT
+    if rng.random() < 0.7:
+        t[midline & (scene.fine > rng.uniform(-0.5, 0.8))] = Tissue.FAT
+    columns = 5 * np.exp(-(((np.abs(b) - 28 * s) / (16 * s)) ** 2)) - 0.0035 * np.maximum(np.abs(b) - 45 * s, 0) ** 2
+    top = deep + columns
+    t[a > top - 1.6] = Tissue.FASCIA
+    t[a > top] = Tissue.SUBCUTANEOUS_FAT
+    thick = space.at(gaussian_filter1d(np.interp(line.key, [1, 6, 10, 18, 23, 27], [0.5, 0.8, 0.7, 0.8, 1.2, 1.5]), 15))
+    skin = top + np.maximum(spec.fat * thick, 1.5)
+    if rng.random() < 0.5:
+        t[(a > top) & (a < skin) & (np.abs(scene.streak) < 0.06)] = Tissue.FASCIA
+    t[a > skin] = Tissue.SKIN
+    t[a > skin + 2.2] = Tissue.AIR
+
+
+def _canal_content(scene: _Scene, spec: SpineSpec, bone: np.ndarray) -> None:
+    """Epidural fat and veins in the bony canal, yellow ligament along its back."""
+    rng, space = scene.rng, scene.space
+    line = space.line
+    u = space.a / space.at(line.depth / 2 + 0.8)
+    v = space.b / space.at(line.width / 2 + 0.8)
+    core = np.sqrt(u * u + v * v)
+    within = (core < 1.12) & (space.k > 0.4) & (space.k < 29.3)
+    t = scene.tissue
+    t[within] = Tissue.EPIDURAL_FAT
+    t[within & (scene.fine > 2.4 * (spec.epidural_fat - 0.25))] = Tissue.EPIDURAL_VEIN
+    if rng.random() < 0.85:
+        rim = (core > rng.uniform(0.86, 0.98)) & (core < 1.2) & (u > 0.15) & (np.abs(v) < 0.95) & (bone > 0)
+        t[rim & (space.k > 1.5) & (space.k < 25.3)] = Tissue.FLAVUM
+
+
+def _draw_parts(canvas: Canvas, placed: list[Frame], scene: _Scene, spec: SpineSpec) -> None:
+    """Ribs, pelvis and skull."""
+    s = spec.scale
+    thorax = [(n, f) for n, f in enumerate(placed) if 7.5 < f.level.key < 19.5]
+    for _, frame in thorax:
+        for part in _rib(frame, s):
+            _fill(canvas, frame, part, scene.tissue, Tissue.RIB)
+    first_sacral = next(f for f in placed if f.level.id == anatomy.SACRUM)
+    for part in _ilium(first_sacral, s):
+        _fill(canvas, first_sacral, part, scene.tissue, Tissue.OTHER_BONE)
+    if scene.span()[0] < 2.5:
+        _skull(canvas, placed[0], scene.tissue, s)
+
+
+def _fill(canvas: Canvas, frame: Frame, part: Part, tissue: np.ndarray, value: Tissue) -> None:
+    drawn = canvas.draw(frame, part, 0.0)
+    if drawn is not None:
+        box, distance = drawn
+        tissue[box][distance < 0] = value
+
+
+def _rib(frame: Frame, s: float) -> list[Part]:
+    level, sizes = frame.level, frame.level.sizes
+    n = level.key - 7
+    reach = float(np.interp(n, [1, 2, 4, 7, 10, 12], [52, 78, 105, 125, 122, 75])) * s
+    drop = float(np.interp(n, [1, 4, 8, 12], [8, 28, 45, 40])) * s
+    built = []
+    for side in (-1, 1):
+        head = np.array([frame.back - 1.5, -frame.half_height + 1.5, side * (sizes["width_upper"] / 2 + 1.5)])
+        if n > 10.3:
+            head[1] = -0.3 * frame.half_height
+        neck = np.array(
+            [frame.back + sizes["transverse_p"] - 5.0, sizes["transverse_i"] - 2.0, side * (sizes["transverse_r"] - 1)]
+        )
+        angle = neck + np.array([8 * s, 0.25 * drop, side * 0.28 * reach])
+        flank = np.array([frame.back - 40 * s, neck[1] + 0.75 * drop, side * reach])
+        front = np.array([frame.back - 95 * s, neck[1] + 1.3 * drop, side * 0.95 * reach])
+        points = [head, neck, angle, flank, front] if n < 11.5 else [head, neck, angle, 0.5 * (angle + flank)]
+        radius = (3.2 * s, 5.2 * s, 3.2 * s)
+        for start, end in zip(points[:-1], points[1:], strict=True):
+            a, b = tuple(map(float, start)), tuple(map(float, end))
+            built.append(Part(0, (a[0], a[1], a[2]), (b[0], b[1], b[2]), radius, radius))
+    return built
+
+
+def _ilium(frame: Frame, s: float) -> list[Part]:
+    ala = frame.level.sizes["ala"]
+    built = []
+    for side in (-1, 1):
+        joint = (frame.back + 16.0, 12.0 * s, side * (ala + 3))
+        crest = (frame.back - 2.0, -38.0 * s, side * (ala + 26 * s))
+        spine = (frame.back + 26 * s, 6.0, side * (ala - 10))
+        ischium = (frame.back - 25 * s, 75 * s, side * (ala + 12 * s))
+        built += [
+            Part(0, joint, crest, (22 * s, 20 * s, 5.5), (34 * s, 14, 5)),
+            Part(0, joint, spine, (10 * s, 22 * s, 7), (7, 18 * s, 8)),
+            Part(0, joint, ischium, (16 * s, 20, 6), (20 * s, 18, 12)),
+        ]
+    return built
+
+
+def _skull(canvas: Canvas, atlas: Frame, tissue: np.ndarray, s: float) -> None:
+    """Brain in its case above C1, with the clivus and the condyles."""
+    centre, radii = (32 * s, -64 * s, 0.0), (72 * s, 50 * s, 68 * s)
+    shell = Part(
+        0, centre, centre, (radii[0] + 7, radii[1] + 7, radii[2] + 7), (radii[0] + 7, radii[1] + 7, radii[2] + 7)
+    )
+    drawn = canvas.draw(atlas, shell, 0.0)
+    if drawn is not None:
+        box, distance = drawn
+        block = tissue[box]
+        block[(distance < 0) & (block != Tissue.AIR)] = Tissue.OTHER_BONE
+        block[distance < -6.5] = Tissue.CSF
+        block[distance < -10] = Tissue.BRAIN
+    hole = Part(0, (15 * s, -26 * s, 0), (15 * s, -8 * s, 0), (16 * s, 6, 14.5 * s), (15 * s, 6, 14 * s))
+    stem = Part(0, (15 * s, -40 * s, 0), (15 * s, -8 * s, 0), (9 * s, 8, 9 * s), (5.5 * s, 4, 6.5 * s))
+    _fill(canvas, atlas, hole, tissue, Tissue.CSF)
+    _fill(
+        canvas,
+        atlas,
+        Part(0, (-3 * s, -17 * s, 0), (-28 * s, -46 * s, 0), (5, 8, 12 * s), (6, 10, 16 * s)),
+        tissue,
+        Tissue.OTHER_BONE,
+    )
+    for side in (-1, 1):
+        condyle = Part(
+            0, (1.0, -13.5 * s, side * 17 * s), (4.0, -14 * s, side * 20 * s), (9 * s, 4, 6 * s), (9 * s, 5, 6 * s)
+        )
+        _fill(canvas, atlas, condyle, tissue, Tissue.OTHER_BONE)
+    _fill(canvas, atlas, stem, tissue, Tissue.BRAIN)
+
+
+def _roots(canvas: Canvas, placed: list[Frame], scene: _Scene, spec: SpineSpec) -> None:
+    """One nerve root with its ganglion in each foramen, bedded in fat."""
+    soft = np.zeros(256, bool)
+    soft[[Tissue.FAT, Tissue.MUSCLE, Tissue.EPIDURAL_FAT, Tissue.EPIDURAL_VEIN, Tissue.PSOAS, Tissue.FLAVUM]] = True
+    for frame in placed:
+        level, sizes = frame.level, frame.level.sizes
+        if level.key < 2 or level.key > 28.5:
+            continue
+        k = min(sizes["height"] / 25, 1.2)
+        depth, half = sizes["canal_depth"], frame.half_height
+        for side in (-1, 1):
+            start = (frame.back + 0.45 * depth, 0.1 * half, side * 0.36 * sizes["canal_width"])
+            end = (frame.back + 0.2 * depth, half + 1.0, side * (0.5 * sizes["canal_width"] + 12 * k + 2))
+            bed = Part(0, start, end, (3 * k, 3 * k, 3 * k), (5.5 * k, 7.5 * k, 5 * k))
+            root = Part(0, start, end, (1.2, 1.3, 1.3), (2.0 * k + 0.4, 2.4 * k + 0.4, 2.4 * k + 0.4))
+            for part, value in ((bed, Tissue.FAT), (root, Tissue.NERVE)):
+                drawn = canvas.draw(frame, part, 0.0)
+                if drawn is not None:
+                    box, distance = drawn
+                    block = scene.tissue[box]
+                    block[(distance < 0) & soft[block]] = value
+                    soft[Tissue.FAT] = True
