@@ -11,6 +11,7 @@ Costs add up over a walk; lower is better.  ``softmin`` weights of all walks giv
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -76,7 +77,9 @@ class Path:
     cost: float
 
 
-def best_path(cost: np.ndarray, rules: Rules, relation: np.ndarray | None = None) -> Path:
+def best_path(
+    cost: np.ndarray, rules: Rules, relation: np.ndarray | None = None, gaps: Sequence[int] | None = None
+) -> Path:
     """The cheapest legal walk (the lower name on ties).
 
     Args:
@@ -84,16 +87,17 @@ def best_path(cost: np.ndarray, rules: Rules, relation: np.ndarray | None = None
         rules: what is legal.
         relation: (n, 6), further costs when the row is [0 unused, 1 last cervical, 2 first thoracic, 3 last thoracic,
             4 first lumbar, 5 unused]; "last" counts only when the next row is in a later region.
+        gaps: (n - 1,) vertebrae known to be missing between one row and the next; None for none.
 
     Raises:
         ValueError: no legal walk has n rows.
     """
-    steps = _steps(rules)
+    moves = _moves(len(cost), rules, relation, gaps)
     total, ends = _start_and_end(cost, rules, relation)
     back = np.zeros(cost.shape, int)
     rows = _emissions(cost, relation)
     for i in range(1, len(cost)):
-        candidates = total[:, None] + steps + _leaving(relation, i - 1)
+        candidates = total[:, None] + moves[i - 1]
         back[i] = candidates.argmin(axis=0)
         total = candidates[back[i], np.arange(N_STATES)] + rows[i]
     total = total + ends
@@ -107,12 +111,16 @@ def best_path(cost: np.ndarray, rules: Rules, relation: np.ndarray | None = None
 
 
 def name_probabilities(
-    cost: np.ndarray, rules: Rules, relation: np.ndarray | None = None, temperature: float = 1.0
+    cost: np.ndarray,
+    rules: Rules,
+    relation: np.ndarray | None = None,
+    gaps: Sequence[int] | None = None,
+    temperature: float = 1.0,
 ) -> np.ndarray:
     """Probability of every name for every row, when a walk of cost c has weight exp(-c / temperature).
 
     Args:
-        cost, rules, relation: as in :func:`best_path`.
+        cost, rules, relation, gaps: as in :func:`best_path`.
         temperature: in units of the costs, > 0.
 
     Returns:
@@ -122,12 +130,11 @@ def name_probabilities(
         ValueError: no legal walk has n rows.
     """
     n = len(cost)
-    steps = _steps(rules)
     rows = _emissions(cost, relation)
     first, ends = _start_and_end(cost, rules, relation)
     forward, backward = np.zeros((n, N_STATES)), np.zeros((n, N_STATES))
     forward[0], backward[-1] = -first / temperature, -ends / temperature
-    moves = [-(steps + _leaving(relation, i)) / temperature for i in range(n - 1)]
+    moves = [-move / temperature for move in _moves(n, rules, relation, gaps)]
     for i in range(1, n):
         forward[i] = _logsumexp(forward[i - 1][:, None] + moves[i - 1], 0) - rows[i] / temperature
     for i in range(n - 2, -1, -1):
@@ -167,6 +174,18 @@ def _steps(rules: Rules) -> np.ndarray:
     if rules.t13 and 1 in rules.skips:
         steps[_T13, _L1 + 1] = rules.skip_cost
     return steps
+
+
+def _moves(n: int, rules: Rules, relation: np.ndarray | None, gaps: Sequence[int] | None) -> list[np.ndarray]:
+    """(26, 26) cost of each of the n - 1 moves from one row to the next."""
+    once = _steps(rules)
+    moves = []
+    for i in range(n - 1):
+        move = once
+        for _ in range(gaps[i] if gaps is not None else 0):
+            move = (move[:, :, None] + once[None]).min(axis=1)
+        moves.append(move + _leaving(relation, i))
+    return moves
 
 
 def _emissions(cost: np.ndarray, relation: np.ndarray | None) -> np.ndarray:
