@@ -211,6 +211,7 @@ def _start_and_end(cost: np.ndarray, rules: Rules, relation: np.ndarray | None) 
     allowed[_T13] &= rules.t13
     allowed[_L6] &= rules.l6
     start = np.where(allowed, _emissions(cost[:1], None if relation is None else relation[:1])[0], np.inf)
+    start[[_T13, _L6]] += rules.extra_cost
     end = np.zeros(N_STATES)
     if rules.ends is not None:
         end[:] = np.inf

@@ -1,0 +1,241 @@
+"""Naming: which vertebra is which, how sure that is, and what else it could be."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spineps.anatomy import T13, VERTEBRA_NAMES
+from spineps.options import LabelingOptions
+from spineps.phases.cutouts import cutout_inputs
+from spineps.phases.landmarks import (
+    C1,
+    C2,
+    RARE,
+    STATURE_SPREAD,
+    STATURES,
+    TEMPERATURE,
+    Body,
+    Evidence,
+    gaps_between,
+    gather,
+    measure_bodies,
+    size_evidence,
+)
+from spineps.phases.scores import Heads, relation_costs, score_table, t13_costs
+from spineps.phases.solver import INDEX, N_STATES, STATES, Path, Rules, best_path, name_probabilities, to_states
+from spineps.volume import Volume
+
+if TYPE_CHECKING:
+    from spineps.models.model import LabelingModel
+
+logger = logging.getLogger(__name__)
+
+#: A boundary between regions counts as seen when the network gives it this much at the vertebra that got that place.
+SEEN = 0.5
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Names of the vertebrae of one scan.
+
+    Attributes:
+        ids: {instance id: vertebra id}; instances that cannot be named are left out.
+        confidence: {vertebra id: probability 0..1 that this name is right}.
+        alternatives: {vertebra id: (next best vertebra id, its probability)}.
+        ambiguous: no landmark that fixes the names (sacrum, C2, a boundary between regions) is in view.
+        notes: what the names rest on, for people.
+    """
+
+    ids: dict[int, int]
+    confidence: dict[int, float] = field(default_factory=dict)
+    alternatives: dict[int, tuple[int, float]] = field(default_factory=dict)
+    ambiguous: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def name_instances(
+    image: Volume,
+    semantic: Volume,
+    instance: Volume,
+    model: LabelingModel | None,
+    options: LabelingOptions,
+    batch_size: int = 8,
+) -> Naming:
+    """Name the vertebrae by a network (when there is one) and by the landmarks in the masks.
+
+    Args:
+        image: the scan, on the grid of the masks.
+        semantic: structure ids.
+        instance: vertebrae under any ids.
+        model: a labelling network; None names by landmarks and sizes alone.
+        options: whether variants of the thoracolumbar numbers may come out.
+        batch_size: vertebrae per network call.
+
+    Returns:
+        A legal, top-to-bottom sequence of names without duplicates.
+    """
+    sem, inst = semantic.reoriented("PIR"), instance.reoriented("PIR")
+    bodies = measure_bodies(sem.array, inst.array, inst.grid)
+    first = _first_state(bodies, model)
+    bodies, notes = _nameable(bodies, _rules(options, first, None).capacity)
+    if not bodies:
+        return Naming({}, ambiguous=True, notes=("no vertebra was found",))
+    heads = _ask(image, semantic, instance, model, bodies, batch_size)
+    landmarks = gather(sem, bodies)
+    end = next((e.end for e in landmarks if e.end is not None), None)
+    problem = _Problem.of(bodies, heads, landmarks, _rules(options, first, end))
+    return _read(problem, bodies, heads, landmarks, notes)
+
+
+def heads_to_costs(heads: Heads) -> tuple[np.ndarray, np.ndarray | None]:
+    """Costs (n, 26) and relation costs (n, 6) or None of a network's answers, as the solver wants them."""
+    table = score_table(heads)
+    costs = -to_states(table)
+    extra = t13_costs(heads)
+    if extra is not None and table.shape[1] < N_STATES:
+        costs[:, INDEX[T13]] += extra
+    return costs, relation_costs(heads)
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """Everything that the solver needs."""
+
+    cost: np.ndarray
+    relation: np.ndarray | None
+    rules: Rules
+    gaps: list[int]
+
+    @classmethod
+    def of(cls, bodies: list[Body], heads: Heads | None, landmarks: list[Evidence], rules: Rules) -> _Problem:
+        gaps = gaps_between(bodies)
+        cost, relation = (np.zeros((len(bodies), N_STATES)), None) if heads is None else heads_to_costs(heads)
+        for evidence in landmarks:
+            cost = cost - evidence.table
+        if not _legal(cost, rules, gaps):
+            gaps = [0] * len(gaps)
+        if not _legal(cost, rules, gaps):
+            rules = Rules(first=rules.first, t13=rules.t13, l6=rules.l6, no_t12=rules.no_t12)
+        if heads is None:
+            cost = cost - _best_sizes(cost, bodies, rules, gaps)
+        return cls(cost, relation, rules, gaps)
+
+    def solve(self) -> tuple[Path, np.ndarray]:
+        path = best_path(self.cost, self.rules, self.relation, self.gaps)
+        return path, name_probabilities(self.cost, self.rules, self.relation, self.gaps, TEMPERATURE)
+
+
+def _rules(options: LabelingOptions, first: int, end: int | None) -> Rules:
+    free = not options.force_no_tl_anomaly
+    return Rules(
+        first=first,
+        t13=free,
+        l6=free,
+        no_t12=free,
+        extra_cost=RARE,
+        missing_cost=RARE,
+        # With the sacrum in view, five lumbar vertebrae mean that the last one before it is L5.
+        ends=None if free or end is None else (end,),
+    )
+
+
+def _first_state(bodies: list[Body], model: LabelingModel | None) -> int:
+    """C1 is a name only for models that know it, or for a top vertebra without a body."""
+    knows = model is not None and model.config.has_c1
+    return C1 if knows or (bodies and bodies[0].body_mm3 == 0) else C2
+
+
+def _nameable(bodies: list[Body], capacity: int) -> tuple[list[Body], list[str]]:
+    """At most as many vertebrae as there are names: the smallest are left out."""
+    surplus = len(bodies) - capacity
+    if surplus <= 0:
+        return bodies, []
+    left_out = {b.id for b in sorted(bodies, key=lambda b: b.body_mm3)[:surplus]}
+    note = f"{surplus} instance(s) more than there are vertebrae: the smallest were left out"
+    logger.warning(note)
+    return [b for b in bodies if b.id not in left_out], [note]
+
+
+def _ask(
+    image: Volume,
+    semantic: Volume,
+    instance: Volume,
+    model: LabelingModel | None,
+    bodies: list[Body],
+    batch_size: int,
+) -> Heads | None:
+    if model is None or any(b.body_mm3 == 0 for b in bodies[1:]):
+        return None
+    seen = bodies if bodies[0].body_mm3 > 0 else bodies[1:]
+    if not seen:
+        return None
+    x = cutout_inputs(image, semantic, instance, [b.id for b in seen], model.config)
+    heads = model.classify(x, batch_size)
+    if len(seen) == len(bodies):
+        return heads
+    # A top vertebra without a body cannot be cut out; it knows nothing.
+    return {k: np.concatenate([np.full((1, v.shape[1]), 1 / v.shape[1], v.dtype), v]) for k, v in heads.items()}
+
+
+def _legal(cost: np.ndarray, rules: Rules, gaps: list[int]) -> bool:
+    try:
+        best_path(cost, rules, None, gaps)
+    except ValueError:
+        return False
+    return True
+
+
+def _best_sizes(cost: np.ndarray, bodies: list[Body], rules: Rules, gaps: list[int]) -> np.ndarray:
+    """Size evidence for the stature with which the row fits best."""
+    tables = [size_evidence(bodies, gaps, stature) for stature in STATURES]
+    price = [TEMPERATURE * np.log(stature) ** 2 / (2 * STATURE_SPREAD**2) for stature in STATURES]
+    totals = [best_path(cost - t, rules, None, gaps).cost + p for t, p in zip(tables, price, strict=True)]
+    return tables[int(np.argmin(totals))]
+
+
+def _read(
+    problem: _Problem, bodies: list[Body], heads: Heads | None, landmarks: list[Evidence], notes: list[str]
+) -> Naming:
+    path, probability = problem.solve()
+    rows = [INDEX[v] for v in path.ids]
+    confidence = {v: float(probability[i, s]) for i, (v, s) in enumerate(zip(path.ids, rows, strict=True))}
+    alternatives = {}
+    for i, (vertebra, state) in enumerate(zip(path.ids, rows, strict=True)):
+        others = probability[i].copy()
+        others[state] = -1
+        second = int(others.argmax())
+        alternatives[vertebra] = (STATES[second], float(max(others[second], 0)))
+    notes = notes + [e.note for e in landmarks]
+    notes += [
+        f"a vertebra seems to be missing below {VERTEBRA_NAMES[path.ids[i]]}" for i, g in enumerate(problem.gaps) if g
+    ]
+    boundary = _boundary(path, heads)
+    ambiguous = not (boundary or any(e.decisive for e in landmarks))
+    if boundary:
+        notes.append(boundary)
+    if ambiguous:
+        notes.append("no landmark (sacrum, C2, boundary between regions) is in view: the names are a best guess")
+    naming = Naming(
+        {b.id: v for b, v in zip(bodies, path.ids, strict=True)}, confidence, alternatives, ambiguous, tuple(notes)
+    )
+    _log(naming)
+    return naming
+
+
+def _boundary(path: Path, heads: Heads | None) -> str:
+    """The best seen boundary between regions that agrees with the path, in words."""
+    if heads is None or "VERTREL" not in heads:
+        return ""
+    places = {7: (1, "C7"), 8: (2, "T1"), 19: (3, "T12"), T13: (3, "T13"), 20: (4, "L1")}
+    seen = [(float(heads["VERTREL"][row, places[v][0]]), places[v][1]) for row, v in enumerate(path.ids) if v in places]
+    value, name = max(seen, default=(0.0, ""))
+    return f"the network recognises {name} as the end of its region" if value >= SEEN else ""
+
+
+def _log(naming: Naming) -> None:
+    names = [f"{VERTEBRA_NAMES[v]} {naming.confidence[v]:.2f}" for v in naming.ids.values()]
+    logger.info("names: %s; %s", ", ".join(names), "; ".join(naming.notes) or "from the network alone")

@@ -1,0 +1,216 @@
+"""What the masks alone tell about names: sacrum, dens, the canal's upper end, the conus, the size of the bodies.
+
+Evidence is a table of scores per vertebra (rows, top to bottom) and name (26 states of :mod:`~spineps.phases.solver`),
+0 for what fits and negative for what does not, in the units of the score table of the labelling heads.
+:data:`TEMPERATURE` converts them: a score of -TEMPERATURE makes a name e times less probable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from spineps.anatomy import CANAL_PARTS, CORD, CORPUS, CORPUS_INNER, DENS, SACRUM, VERTEBRA_PARTS
+from spineps.phases.components import is_in
+from spineps.phases.solver import INDEX, N_STATES
+from spineps.volume import Grid, Volume
+
+TEMPERATURE = 0.3
+#: Variants of the number of thoracic or lumbar vertebrae are seen in a few per cent of people: exp(-1 / 0.3) = 3.6 %.
+RARE = 1.0
+#: As good as impossible.
+NEVER = 3.0
+
+C1, C2, L1, L4, L5, L6 = (INDEX[v] for v in (1, 2, 20, 23, 24, 25))
+
+# Mean distance to the next body's centre, C1 .. T12, T13, L1 .. L6, in mm: Panjabi 1991/92 raised by 5-10 % to living
+# adults, discs from CT and MR series (see synth/morphometry.py); C1, T13 and L6 are guessed from their neighbours.
+_CERVICAL = (18.0, 21.0, 17.0, 17.0, 17.2, 18.1, 19.2)
+_THORACIC = (20.0, 20.5, 21.0, 21.7, 22.7, 24.0, 25.2, 26.1, 27.2, 28.5, 30.0, 32.1, 32.5)
+_LUMBAR = (34.2, 35.8, 36.7, 37.3, 37.0, 36.0)
+PITCH = np.array([*_CERVICAL, *_THORACIC, *_LUMBAR])
+PITCH_SPREAD, STATURE_SPREAD = 0.08, 0.07
+STATURES = np.exp(STATURE_SPREAD * np.array([-1.5, -0.75, 0.0, 0.75, 1.5]))
+#: A distance of this many usual ones means that a vertebra in between was not found.
+GAP_RATIO = 1.6
+#: Dens that makes a C2 (published 2.1.3).
+DENS_MM3 = 250.0
+#: The conus ends at the lower third of L1 on average; spread of anatomy (0.75 levels) and of its segmentation together.
+#: Saifuddin et al., Spine 1998.
+CONUS_LEVEL, CONUS_SPREAD = L1 + 0.3, 1.1
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """One vertebra as the masks show it.
+
+    Attributes:
+        id: instance id.
+        centre: RAS mm; of the body, or of all parts when no body is seen.
+        height: mm along the spine (0 when no body is seen).
+        body_mm3: volume of the body, dens included.
+        dens_mm3: volume of the dens.
+        depth_index: position along axis 1 (PIR), voxels.
+    """
+
+    id: int
+    centre: np.ndarray
+    height: float
+    body_mm3: float
+    dens_mm3: float
+    depth_index: float
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What one landmark says.
+
+    Attributes:
+        table: (n, 26) scores.
+        note: for people.
+        decisive: it fixes the names, up to rare variants.
+        end: state of the last row that it points to, if it does.
+    """
+
+    table: np.ndarray
+    note: str
+    decisive: bool
+    end: int | None = None
+
+
+def measure_bodies(sem: np.ndarray, inst: np.ndarray, grid: Grid) -> list[Body]:
+    """All vertebrae from top to bottom; arrays are PIR on ``grid``, instances may have any ids."""
+    voxels = np.nonzero((inst > 0) & is_in(sem, VERTEBRA_PARTS))
+    if voxels[0].size == 0:
+        return []
+    ids, row = np.unique(inst[voxels], return_inverse=True)
+    code = sem[voxels]
+    body = is_in(code, (CORPUS, CORPUS_INNER, DENS))
+    n, volume = len(ids), grid.voxel_volume
+    has_body = np.bincount(row[body], minlength=n)
+    used = body | (has_body[row] == 0)
+    number = np.bincount(row[used], minlength=n)
+    index = np.stack([np.bincount(row[used], weights=axis[used], minlength=n) / number for axis in voxels], axis=-1)
+    order = np.argsort(index[:, 1], kind="stable")
+    centre = grid.to_world(index)
+    axes = spine_axes(centre[order])[np.argsort(order)]
+    along = ((grid.to_world(np.stack([a[body] for a in voxels], axis=-1)) - centre[row[body]]) * axes[row[body]]).sum(1)
+    # A slab of uniform thickness h has standard deviation h / sqrt(12) across.
+    square = np.bincount(row[body], weights=along**2, minlength=n)
+    height = np.sqrt(12 * square / np.maximum(has_body, 1))
+    dens = np.bincount(row[code == DENS], minlength=n)
+    return [
+        Body(int(ids[k]), centre[k], float(height[k]), has_body[k] * volume, dens[k] * volume, float(index[k, 1]))
+        for k in order
+    ]
+
+
+def spine_axes(centres: np.ndarray) -> np.ndarray:
+    """Downward unit vector (n, 3) at each of n body centres (RAS mm, top to bottom)."""
+    if len(centres) < 2:
+        return np.tile([0.0, 0.0, -1.0], (len(centres), 1))
+    axes = np.gradient(centres, axis=0)
+    return axes / np.maximum(np.linalg.norm(axes, axis=1, keepdims=True), 1e-9)
+
+
+def gaps_between(bodies: list[Body]) -> list[int]:
+    """Vertebrae missing between neighbours (0, 1 or 2), judged by the other distances near by."""
+    distance = pitches(bodies)
+    gaps = []
+    for i, mm in enumerate(distance):
+        near = np.delete(distance[max(i - 2, 0) : i + 3], min(i, 2))
+        usual = float(np.median(near)) if len(near) >= 2 else np.inf
+        gaps.append(min(max(round(mm / usual) - 1, 0), 2) if mm > GAP_RATIO * usual else 0)
+    return gaps
+
+
+def pitches(bodies: list[Body]) -> np.ndarray:
+    """(n - 1,) mm between the centres of neighbouring bodies."""
+    centres = np.array([b.centre for b in bodies])
+    return np.linalg.norm(np.diff(centres, axis=0), axis=1)
+
+
+def gather(semantic: Volume, bodies: list[Body]) -> list[Evidence]:
+    """All landmarks in view.
+
+    Args:
+        semantic: structure ids, PIR.
+        bodies: from :func:`measure_bodies`, at least one.
+    """
+    found = (_sacrum(semantic, bodies), _dens(bodies), _canal_top(semantic, bodies), _conus(semantic, bodies))
+    return [evidence for evidence in found if evidence is not None]
+
+
+def size_evidence(bodies: list[Body], gaps: list[int], stature: float) -> np.ndarray:
+    """(n, 26) scores of the distances between bodies, for a person of ``stature`` times the usual size."""
+    table = np.zeros((len(bodies), N_STATES))
+    for i, (mm, gap) in enumerate(zip(pitches(bodies), gaps, strict=True)):
+        if gap == 0:
+            table[i] = -TEMPERATURE * np.log(mm / (stature * PITCH)) ** 2 / (2 * PITCH_SPREAD**2)
+    return np.maximum(table, -NEVER)
+
+
+def _sacrum(semantic: Volume, bodies: list[Body]) -> Evidence | None:
+    voxels = np.stack(np.nonzero(semantic.array == SACRUM), axis=-1)
+    if len(voxels) * semantic.grid.voxel_volume < 1000:
+        return None
+    last = bodies[-1]
+    nearest = float(np.linalg.norm(semantic.grid.to_world(voxels) - last.centre, axis=1).min())
+    usual = float(np.median(pitches(bodies)[-3:])) if len(bodies) > 1 else float(PITCH[L5])
+    # Half a body and one disc lead from the centre to the sacrum; whole pitches more mean vertebrae not found.
+    missing = max(round((nearest - 0.6 * usual) / usual), 0)
+    if missing > 3 or voxels[:, 1].mean() < last.depth_index:
+        return None
+    table = np.zeros((len(bodies), N_STATES))
+    table[-1] = -NEVER
+    end = L5 - missing
+    table[-1, [end, end + 1]] = 0.0  # one more lumbar vertebra already pays for being rare in the solver
+    table[-1, end - 1] = -RARE
+    gap = f" ({missing} vertebra(e) between them were not found)" if missing else ""
+    return Evidence(table, f"the sacrum lies below the last vertebra{gap}", True, end)
+
+
+def _dens(bodies: list[Body]) -> Evidence | None:
+    row = int(np.argmax([b.dens_mm3 for b in bodies]))
+    if bodies[row].dens_mm3 <= DENS_MM3:
+        return None
+    table = np.zeros((len(bodies), N_STATES))
+    table[row] = -10 * NEVER
+    table[row, C2] = 0.0
+    return Evidence(table, "a dens is in view: its vertebra is C2", True)
+
+
+def _canal_top(semantic: Volume, bodies: list[Body]) -> Evidence | None:
+    """A canal that ends inside the image ends at the foramen magnum, one short step above C2."""
+    top = np.flatnonzero(is_in(semantic.array, CANAL_PARTS).any(axis=(0, 2)))
+    if top.size == 0:
+        return None
+    zoom = semantic.zoom[1]
+    inside, above = top[0] * zoom, (bodies[0].depth_index - top[0]) * zoom
+    distance = pitches(bodies)[:3]
+    # A canal that fades out lower down is told apart by the size of the bodies: cervical ones are close to each other.
+    if inside < 10 or not 20 <= above <= 60 or len(distance) == 0 or np.median(distance) > 19.5:
+        return None
+    table = np.zeros((len(bodies), N_STATES))
+    table[0] = -2 * RARE
+    table[0, [C1, C2, C2 + 1]] = -RARE, 0.0, -RARE
+    return Evidence(table, "the canal ends inside the image: the first vertebra is next to the skull", True)
+
+
+def _conus(semantic: Volume, bodies: list[Body]) -> Evidence | None:
+    """The cord's lower end, when the canal goes on below it and the cord is seen well above it."""
+    cord = np.flatnonzero((semantic.array == CORD).any(axis=(0, 2)))
+    canal = np.flatnonzero(is_in(semantic.array, CANAL_PARTS).any(axis=(0, 2)))
+    zoom = semantic.zoom[1]
+    if cord.size == 0 or np.ptp(cord) * zoom < 30 or (canal[-1] - cord[-1]) * zoom < 40:
+        return None
+    heights = np.array([b.depth_index for b in bodies])
+    if not heights[0] <= cord[-1] <= heights[-1]:
+        return None
+    at = float(np.interp(cord[-1], heights, np.arange(len(bodies))))
+    table = np.zeros((len(bodies), N_STATES))
+    row = round(at)
+    level = np.arange(N_STATES) + (at - row)
+    table[row] = np.maximum(-TEMPERATURE * (level - CONUS_LEVEL) ** 2 / (2 * CONUS_SPREAD**2), -RARE)
+    return Evidence(table, "the cord ends inside the image, usually beside L1", False)
