@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
@@ -384,7 +384,7 @@ def segment(
     threads: int | None = None,
     output_in_memory: bool = False,
     derivative_name: str = DERIVATIVE_NAME,
-    override: bool = False,
+    override: bool | Collection[str] = False,
     snapshot_copy_folder: str | Path | None = None,
     ignore_compatibility_issues: bool = False,
     crop: Sequence[slice] | None = None,
@@ -404,7 +404,7 @@ def segment(
         threads: CPU threads; None takes all.
         output_in_memory: write nothing.
         derivative_name: see :func:`process_img_nii`.
-        override: do everything again.
+        override: do everything again, or only the named stages ("semantic", "instance", "final").
         snapshot_copy_folder: see :func:`process_img_nii`.
         ignore_compatibility_issues: see :func:`process_img_nii`.
         crop: see :func:`process_img_nii`.
@@ -433,7 +433,7 @@ def segment(
                 output_paths(scan, derivative_name, snapshot_copy_folder),
                 options,
                 box,
-                frozenset({"semantic"}) if override else frozenset(),
+                frozenset(override if isinstance(override, Collection) else {"semantic"} if override else ()),
                 ignore_compatibility_issues,
                 save,
                 None if on_disk else image,

@@ -146,7 +146,7 @@ def effective_options(job: Job, volume: Volume) -> Options:
 
 def in_memory(result: Segmentation, job: Job) -> tuple[Any, Any, Any]:
     """Semantic ``NII``, instance ``NII`` and ``POI`` of TPTBox."""
-    header = sink.points_header(job.models, job.keywords, spineps.__version__)
+    header = sink.points_header(job.models, job.keywords, spineps.__version__, result.naming)
     points = poi_object(poi_document(result.points, result.semantic.grid, header))
     return as_nii(result.semantic), as_nii(result.instance), points
 
@@ -198,7 +198,7 @@ def _notes(job: Job, result: Segmentation, volume: Volume) -> list[str]:
     if result.naming is None:
         notes.append("Vertebrae are numbered from the top and not named: no labelling model was given.")
     else:
-        notes += getattr(result.naming, "warnings", ())
+        notes += [text for text in result.naming.notes if result.naming.ambiguous or "seems" in text or "left" in text]
     return notes
 
 
@@ -245,7 +245,7 @@ class _Files:
         job = self.job
         if not job.save:
             return
-        header = sink.points_header(job.models, job.keywords, spineps.__version__)
+        header = sink.points_header(job.models, job.keywords, spineps.__version__, result.naming)
         with Writer() as writer:
             sink.write_final(writer, result, volume, job.paths, job.options, header, job.scan.path.name, notes)
             self._vouch(writer, "final", notes, result)
@@ -288,7 +288,7 @@ class _Files:
             },
             "options": self.job.options.as_dict(),
             "warnings": list(notes),
-            "name_confidence": {str(k): round(float(v), 4) for k, v in naming.confidence.items()} if naming else {},
+            "naming": sink.naming_header(naming),
             "stages": self.stages,
         }
 

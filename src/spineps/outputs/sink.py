@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spineps.anatomy import BY_ID
+from spineps.anatomy import BY_ID, instance_name
 from spineps.options import Options, OutputOptions
 from spineps.outputs.nifti import read_labels
 from spineps.outputs.poi import poi_document
@@ -21,6 +21,7 @@ from spineps.volume import Volume
 
 if TYPE_CHECKING:
     from spineps.models.model import Model
+    from spineps.phases.labeling import Naming
 
 logger = logging.getLogger(__name__)
 
@@ -118,13 +119,31 @@ def write_final(
         writer.write(paths["out_snap2"], lambda stream: stream.write(png))
 
 
-def points_header(models: Models, keywords: Mapping[str, Any], version: str) -> dict[str, Any]:
-    """Header of the centroid file: version, models, every ``proc_*`` argument as a string.  No path, no time stamp."""
+def points_header(models: Models, keywords: Mapping[str, Any], version: str, naming: Naming | None) -> dict[str, Any]:
+    """Header of the centroid file: version, models, names, every ``proc_*`` argument as a string.
+
+    No path and no time stamp, so that equal runs give equal files.
+    """
     parts = (models.semantic, models.instance, models.labeling)
     return {
         "version": version,
         "models": {str(n): _about(model) for n, model in enumerate(parts)},
+        "naming": naming_header(naming),
         **{key: str(value) for key, value in keywords.items() if key.startswith("proc_")},
+    }
+
+
+def naming_header(naming: Naming | None) -> dict[str, Any]:
+    """How sure the names are; empty when the vertebrae were only numbered."""
+    if naming is None:
+        return {}
+    return {
+        "confidence": {instance_name(v): round(p, 4) for v, p in naming.confidence.items()},
+        "alternatives": {
+            instance_name(v): [instance_name(other), round(p, 4)] for v, (other, p) in naming.alternatives.items()
+        },
+        "ambiguous": naming.ambiguous,
+        "notes": list(naming.notes),
     }
 
 
