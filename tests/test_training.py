@@ -35,8 +35,8 @@ STILL = Warp(rotation=(0, 0, 0), scale=1, stretch=1, bend=0)
 TINY = TrainingConfig(
     network=NetSpec(kind="unet", classes=15, widths=(4, 8)),
     zoom=(1.5, 1.5, 1.5),
-    patch=(12, 16, 8),
-    real_patch=(12, 16, 4),
+    patches=((12, 16, 8),),
+    real_patches=((12, 16, 4), (16, 12, 4)),
     real_per_step=1,
     held_out=("spider022",),
     learning_rate=2e-2,
@@ -53,7 +53,7 @@ def toy_maps(seed: int = 0) -> np.ndarray:
     return np.stack([class_lookup(CPU).numpy()[semantic].astype(np.uint8), semantic, semantic])
 
 
-def toy_painter(tissue, semantic, instance, chance):
+def toy_painter(tissue, instance, zoom, chance):
     return torch.where(tissue > 0, 1.0 + tissue.float() % 5, 0.0) + 0.05 * chance.normal(*tissue.shape)
 
 
@@ -72,7 +72,7 @@ def caches(tmp_path):
 
 
 def toy_trainer(caches, config: TrainingConfig = TINY) -> Trainer:
-    synthetic = SyntheticFeed(Cache(caches / "maps.npz"), config, CPU, toy_painter)
+    synthetic = SyntheticFeed([Cache(caches / "maps.npz")], config, CPU, toy_painter)
     real = RealFeed(Cache(caches / "real.npz", keep=True), config, CPU)
     return Trainer(config, SemanticObjective(config, CPU, synthetic, real), CPU)
 
@@ -159,7 +159,9 @@ def test_flip_mirrors_the_last_axis_and_swaps_sides(caches) -> None:
     points = sampling_points(Chance.of(CPU, 0), STILL, (2, 3, 4), centre, True, CPU)
     torch.testing.assert_close(sample(volume, points, nearest=False), volume.flip(3))
     left, right = CLASS_IDS.index(43), CLASS_IDS.index(44)
-    feed = SyntheticFeed(Cache(caches / "maps.npz"), replace(TINY, warp=STILL, patch=(20, 20, 12)), CPU, toy_painter)
+    feed = SyntheticFeed(
+        Cache(caches / "maps.npz"), replace(TINY, warp=STILL, patches=((20, 20, 12),)), CPU, toy_painter
+    )
     for step in range(6):
         labels = feed.batch(step).labels[0]
         at = torch.nonzero(labels == left)[:, 2].float().mean(), torch.nonzero(labels == right)[:, 2].float().mean()
@@ -192,8 +194,12 @@ def test_coarse_loss_asks_for_sums_only() -> None:
 def test_full_loss_is_small_only_for_the_truth() -> None:
     labels = torch.randint(0, 15, (1, 8, 8, 8), generator=torch.Generator().manual_seed(0))
     hot = torch.nn.functional.one_hot(labels, 15).movedim(-1, 1).float()
-    weights = torch.ones(15)
-    assert float(full_loss(20 * hot, labels, weights)) < 0.02 < 1 < float(full_loss(0 * hot, labels, weights))
+    weights, valid = torch.ones(15), torch.ones_like(labels, dtype=torch.bool)
+    perfect, ignorant = (float(full_loss(k * hot, labels, valid, weights)) for k in (20, 0))
+    assert perfect < 0.02 < 1 < ignorant
+    valid[:, :4] = False
+    labels[:, :4] = 3
+    assert float(full_loss(20 * hot, labels, valid, weights)) < 0.02
 
 
 def test_looks_are_standardised_and_vary() -> None:
@@ -236,6 +242,6 @@ def test_a_training_step_needs_torch_numpy_and_scipy_only() -> None:
         "import sys\n"
         "for name in ('nibabel', 'SimpleITK', 'TPTBox', 'openvino', 'matplotlib', 'cc3d', 'rich', 'typer', 'edt'):\n"
         "    sys.modules[name] = None\n"
-        "import spineps.training.__main__, spineps.training.semantic, spineps.training.export\n"
+        "import spineps.training.__main__, spineps.training.phantoms, spineps.training.export\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

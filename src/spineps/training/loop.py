@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spineps.errors import OptionError
 from spineps.inference.network import NetSpec, forward, initial_parameters, parameter_shapes
-from spineps.inference.torch_engine import TorchOps
+from spineps.inference.torch_engine import TorchOps, memory_format
 from spineps.training.config import TrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ class Trainer:
         objective: called with (network, step).
         device: where to run.
         initial: weights to start from; None draws fresh ones from the seed.
+        bfloat16: multiply in bfloat16 (weights stay float32); None: on CUDA.  CPUs with AVX512-BF16 gain a factor 2.
     """
 
     def __init__(
@@ -40,7 +41,9 @@ class Trainer:
         objective: Objective,
         device: torch.device,
         initial: Mapping[str, np.ndarray] | None = None,
+        bfloat16: bool | None = None,
     ) -> None:
+        self.bfloat16 = device.type == "cuda" if bfloat16 is None else bfloat16
         self.config, self.objective, self.device = config, objective, device
         start = initial if initial is not None else initial_parameters(config.network, config.seed)
         self.params = _on_device(config.network, start, device)
@@ -110,8 +113,8 @@ class Trainer:
 
     def network(self, x: Tensor) -> Any:
         """Logits with the weights in training."""
-        x = x.contiguous(memory_format=torch.channels_last_3d)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        x = x.contiguous(memory_format=memory_format(self.device))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             return forward(self.config.network, TorchOps(), self.params, x)
 
     def averaged(self) -> dict[str, np.ndarray]:
@@ -163,6 +166,6 @@ def _on_device(spec: NetSpec, params: Mapping[str, np.ndarray], device: torch.de
     for name in shapes:
         tensor = torch.tensor(params[name], dtype=torch.float32, device=device)
         if tensor.ndim == 5:
-            tensor = tensor.contiguous(memory_format=torch.channels_last_3d)
+            tensor = tensor.contiguous(memory_format=memory_format(device))
         tensors[name] = tensor.requires_grad_()
     return tensors

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from spineps.anatomy import CANAL_PARTS, CLASS_IDS, DISC, ENDPLATE, SACRUM, VERTEBRA_PARTS
 
+IGNORED = -100
+
 #: Ids that each coarse label of SPIDER may stand for: 0 rest (the sacrum is not labelled there), 1 vertebra, 2 disc,
 #: 3 canal.  Endplates are split between vertebra and disc by the annotators, so they may be either.
 COARSE_GROUPS: tuple[tuple[int, ...], ...] = (
@@ -23,17 +25,18 @@ def group_matrix(groups: tuple[tuple[int, ...], ...] = COARSE_GROUPS) -> Tensor:
     return torch.tensor([[float(i in group) for i in CLASS_IDS] for group in groups])
 
 
-def full_loss(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+def full_loss(logits: Tensor, labels: Tensor, valid: Tensor, class_weights: Tensor) -> Tensor:
     """Cross-entropy plus one minus the mean soft Dice of the structures that are present.
 
     Args:
         logits: (N, K, x, y, z).
         labels: (N, x, y, z) int64 class indices.
+        valid: (N, x, y, z) bool; other voxels do not count.
         class_weights: (K,).
     """
-    entropy = F.cross_entropy(logits.float(), labels, weight=class_weights)
-    truth = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).float()
-    scores = soft_dice(logits.float().softmax(1), truth)
+    entropy = F.cross_entropy(logits.float(), labels.masked_fill(~valid, IGNORED), class_weights, ignore_index=IGNORED)
+    truth = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).float() * valid[:, None]
+    scores = soft_dice(logits.float().softmax(1) * valid[:, None], truth)
     present = truth.sum((0, 2, 3, 4)) > 20
     present[0] = False
     return entropy + 1 - scores[present].mean() if bool(present.any()) else entropy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from spineps.training.cache import Cache
-from spineps.training.chance import Chance
 from spineps.training.config import TrainingConfig
 from spineps.training.feed import RealFeed, SyntheticFeed
 from spineps.training.loop import Trainer
@@ -36,7 +35,7 @@ class SemanticObjective:
         total, numbers = torch.zeros(()), {}
         if self._synthetic is not None:
             batch = self._synthetic.batch(step)
-            loss = full_loss(network(batch.images), batch.labels, self._class_weights)
+            loss = full_loss(network(batch.images), batch.labels, batch.valid, self._class_weights)
             loss.backward()
             total = total + loss.detach().cpu()
             numbers["synthetic"] = float(loss.detach())
@@ -65,16 +64,13 @@ class SemanticObjective:
 
 
 def semantic_objective(
-    config: TrainingConfig, device: torch.device, synthetic: Path | None, real: Path | None
+    config: TrainingConfig, device: torch.device, synthetic: Sequence[Path], real: Path | None
 ) -> SemanticObjective:
-    """The objective over caches in files; either may be left out."""
+    """The objective over caches in files; either kind may be left out."""
     keep = device.type != "cpu"
     generated = None
-    if synthetic is not None:
-        generated = SyntheticFeed(Cache(synthetic, keep=keep), config, device, paint)
+    if synthetic:
+        from spineps.training.phantoms import paint
+
+        generated = SyntheticFeed([Cache(path, keep=keep) for path in synthetic], config, device, paint)
     return SemanticObjective(config, device, generated, RealFeed(Cache(real), config, device) if real else None)
-
-
-def paint(tissue: Tensor, semantic: Tensor, instance: Tensor, chance: Chance) -> Tensor:
-    """An image of warped label maps in a random contrast."""
-    raise NotImplementedError
