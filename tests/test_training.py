@@ -160,7 +160,7 @@ def test_flip_mirrors_the_last_axis_and_swaps_sides(caches) -> None:
     torch.testing.assert_close(sample(volume, points, nearest=False), volume.flip(3))
     left, right = CLASS_IDS.index(43), CLASS_IDS.index(44)
     feed = SyntheticFeed(
-        Cache(caches / "maps.npz"), replace(TINY, warp=STILL, patches=((20, 20, 12),)), CPU, toy_painter
+        [Cache(caches / "maps.npz")], replace(TINY, warp=STILL, patches=((20, 20, 12),)), CPU, toy_painter
     )
     for step in range(6):
         labels = feed.batch(step).labels[0]
