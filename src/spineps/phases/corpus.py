@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from spineps.anatomy import CORPUS, CORPUS_INNER, DENS, DISC
+from spineps.phases.chain import spine_of
 from spineps.phases.components import (
-    boxes,
     centres,
     counts,
     grow,
@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 #: A body lost by erosion, or cut by the image border, still counts from this share of the usual body volume on.
 LOST_SHARE = 0.15
-#: Fragments whose extents along the spine overlap by this share of the smaller one are one body.
-SAME_LEVEL = 0.6
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +61,12 @@ def find_bodies(
         Labels and centres; both empty when there is no body.
     """
     core = _cores(sem, minimum, clean)
-    core = _join_same_level(core)
     whole = _whole_bodies(sem, core)
+    extent = _seen_extent(sem)
+    spine = spine_of(whole, zoom, extent)
+    core, whole = (relabel(array, spine, keep_others=False) for array in (core, whole))
     if solve_merged:
-        core, whole = _solve_merged(sem, core, whole, zoom)
+        core, whole = _solve_merged(sem, core, whole, zoom, extent)
     found = centres(core)
     order = sorted(found, key=lambda i: (-found[i][1], i))
     whole = relabel(whole, {old: new for new, old in enumerate(order, 1)}).astype(np.uint16)
@@ -109,20 +109,10 @@ def _cores(sem: np.ndarray, minimum: int, clean: bool) -> np.ndarray:
     return out
 
 
-def _join_same_level(core: np.ndarray) -> np.ndarray:
-    """Fragments that lie beside each other at one level of the spine are one body."""
-    where = boxes(core)
-    parent = {i: i for i in where}
-    size = counts(core)
-    order = sorted(where, key=lambda i: (-int(size[i]), i))
-    for place, small in enumerate(order):
-        for large in order[:place]:
-            a, b = where[small][1], where[large][1]
-            overlap = min(a.stop, b.stop) - max(a.start, b.start)
-            if parent[large] == large and overlap >= SAME_LEVEL * (a.stop - a.start) and size[small] < size[large]:
-                parent[small] = large
-                break
-    return relabel(core, {i: p for i, p in parent.items() if i != p})
+def _seen_extent(sem: np.ndarray) -> tuple[int, int]:
+    """Slices along axis 1 in which anything is labelled: padding around the scan holds nothing."""
+    seen = np.flatnonzero(sem.any(axis=(0, 2)))
+    return (int(seen[0]), int(seen[-1]) + 1) if len(seen) else (0, sem.shape[1])
 
 
 def _whole_bodies(sem: np.ndarray, core: np.ndarray) -> np.ndarray:
@@ -131,11 +121,11 @@ def _whole_bodies(sem: np.ndarray, core: np.ndarray) -> np.ndarray:
 
 
 def _solve_merged(
-    sem: np.ndarray, core: np.ndarray, whole: np.ndarray, zoom: Sequence[float]
+    sem: np.ndarray, core: np.ndarray, whole: np.ndarray, zoom: Sequence[float], extent: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut every body that is far taller and larger than its neighbours predict, if the pieces look like bodies."""
     core, whole = core.copy(), whole.copy()
-    shapes = describe(whole, zoom)
+    shapes = describe(whole, zoom, extent)
     discs = _disc_heights(sem)
     for body in sorted(shapes, key=lambda i: shapes[i].centre[1]):
         others = [s for i, s in shapes.items() if i != body]

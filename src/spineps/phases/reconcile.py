@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from spineps.anatomy import CORPUS, CORPUS_INNER, DENS, VERTEBRA_PARTS
-from spineps.phases.components import centres, counts, is_in, overlap_counts, relabel
+from spineps.phases.components import centres, counts, is_in, label_components, overlap_counts, relabel
 from spineps.phases.corpus import Bodies
 from spineps.phases.territory import divide
 
@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 OWNS = 0.5
 #: With fewer bodies than this share owned one to one, the network's answer is not used at all.
 USABLE = 0.5
+#: Up to this share of a usual body, body voxels outside all bodies are taken for a fragment of a vertebra.
+FRAGMENT = 0.1
 
 
 def one_instance_per_body(sem: np.ndarray, inst: np.ndarray, bodies: Bodies, zoom: Sequence[float]) -> np.ndarray:
@@ -39,7 +41,7 @@ def one_instance_per_body(sem: np.ndarray, inst: np.ndarray, bodies: Bodies, zoo
     Returns:
         uint16; voxels outside vertebra parts are 0.
     """
-    vertebra = is_in(sem, VERTEBRA_PARTS)
+    vertebra = is_in(sem, VERTEBRA_PARTS) & ~_not_of_this_spine(sem, bodies)
     inst = np.where(vertebra, inst, 0)
     number = len(bodies.centres)
     table = overlap_counts(bodies.labels, inst)
@@ -78,6 +80,16 @@ def one_instance_per_body(sem: np.ndarray, inst: np.ndarray, bodies: Bodies, zoo
         grown = divide(free | (out > 0), out, zoom)
         out = np.where(free & is_in(grown, missing), grown, out).astype(np.uint16)
     return out
+
+
+def _not_of_this_spine(sem: np.ndarray, bodies: Bodies) -> np.ndarray:
+    """Body labels that :mod:`~spineps.phases.chain` took for something else (sacrum, pelvis), unless they are small."""
+    other = is_in(sem, (CORPUS, CORPUS_INNER)) & (bodies.labels == 0)
+    components, count = label_components(other, 26)
+    usual = float(np.median(counts(bodies.labels)[1:]))
+    large = counts(components, count + 1) > FRAGMENT * usual
+    large[0] = False
+    return large[components]
 
 
 def _keep_ends(

@@ -38,7 +38,7 @@ class Shape:
         height: mm along the axis (2nd to 98th percentile).
         depth: mm from front to back.
         volume: mm3.
-        cut: touches the upper or lower border of the array.
+        cut: touches the upper or lower end of the scan.
         place: rank from the top.
     """
 
@@ -51,8 +51,8 @@ class Shape:
     place: int
 
 
-def describe(whole: np.ndarray, zoom: Sequence[float]) -> dict[int, Shape]:
-    """Measures of every body of a label array (PIR)."""
+def describe(whole: np.ndarray, zoom: Sequence[float], extent: tuple[int, int]) -> dict[int, Shape]:
+    """Measures of every body of a label array (PIR); ``extent``: slices along axis 1 that the scan covers."""
     scale = np.asarray(zoom, float)
     middle = centres(whole)
     order = sorted(middle, key=lambda i: (middle[i][1], i))
@@ -68,7 +68,7 @@ def describe(whole: np.ndarray, zoom: Sequence[float]) -> dict[int, Shape]:
             height=_extent(points @ axis, 2) + float(zoom[1]),
             depth=_extent(points @ np.array([axis[1], -axis[0], 0.0]), 10) * 1.2,
             volume=len(points) * float(np.prod(scale)),
-            cut=box[1].start == 0 or box[1].stop == whole.shape[1],
+            cut=box[1].start <= extent[0] + 1 or box[1].stop >= extent[1],
             place=place,
         )
     return shapes

@@ -11,6 +11,9 @@ from spineps.volume import bounding_box
 
 #: Where posterior parts lie seen from their body when no vertebra shows it: 40 mm behind, 10 mm below (lumbar mean).
 POSTERIOR_OFFSET = (40.0, 10.0)
+#: A loose piece further away than this from where posterior parts are expected (mm) is none: transverse processes and
+#: spinous tips lie within 45 mm of their middle.
+FAR = 60.0
 
 
 def divide(mask: np.ndarray, seeds: np.ndarray, zoom: Sequence[float]) -> np.ndarray:
@@ -74,7 +77,9 @@ def _give_loose_pieces(part: np.ndarray, inside: np.ndarray, seeds: np.ndarray, 
     voxels = np.argwhere(components > 0)
     # Height decides: how far behind a part lies says nothing about its level.
     gap = np.abs(voxels[:, 1:2] * scale[1] - goals[None, :, 1])
-    nearest = np.array(ids, part.dtype)[gap.argmin(axis=1)]
+    best = gap.argmin(axis=1)
+    near = np.linalg.norm(voxels * scale - goals[best], axis=1) <= FAR
+    nearest = np.where(near, np.array(ids, part.dtype)[best], 0)
     owner = components[tuple(voxels.T)]
     table = overlap_counts(owner, nearest)
     whole = table.max(axis=1) >= 0.7 * table.sum(axis=1)
