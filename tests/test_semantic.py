@@ -1,0 +1,157 @@
+"""The semantic phase: the right grid for the network, the right voxels afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spineps.errors import EmptyError
+from spineps.options import SemanticOptions
+from spineps.phases.components import fill_holes, remove_small
+from spineps.phases.semantic import (
+    HOLE_LABELS,
+    SPECK_LABELS,
+    clean_semantic,
+    keep_main_part,
+    most_probable,
+    predict_semantic,
+    remove_beyond_canal,
+)
+from spineps.volume import Volume
+
+GOLDEN = Path(__file__).parent / "golden" / "semantic_cleaning.npz"
+STEPS: dict[str, Callable[[Volume], np.ndarray]] = {
+    "clean_cc_only_delete_5": lambda v: remove_small(v.array, 5, SPECK_LABELS, 6),
+    "clean_cc_only_delete_25": lambda v: remove_small(v.array, 25, SPECK_LABELS, 6),
+    "bbox_clean": keep_main_part,
+    "beyond_canal": remove_beyond_canal,
+    "fill_holes": lambda v: fill_holes(v.array, HOLE_LABELS),
+}
+PIR = np.array([[0, 0, 2.0, 0], [-1.0, 0, 0, 0], [0, -1.0, 0, 0], [0, 0, 0, 1]])
+
+
+@dataclass
+class Config:
+    orientation: str = "PIR"
+    zoom: tuple[float, float, float] = (2.0, 2.0, 2.0)
+    antialias: bool = True
+    class_ids: tuple[int, ...] = (0, 49, 100)
+
+    def target_zoom(self, zoom: object) -> tuple[float, float, float]:
+        return self.zoom
+
+
+@dataclass
+class Model:
+    """Calls bright voxels body and middling ones disc, and remembers what it was asked."""
+
+    config: Config = field(default_factory=Config)
+    asked: dict[str, Any] = field(default_factory=dict)
+
+    def probabilities(self, image: Volume, step_size: Any = None, tta: Any = None, progress: Any = None) -> np.ndarray:
+        self.asked = {"image": image, "step_size": step_size, "tta": tta}
+        if progress:
+            progress(1, 1)
+        x = image.array.astype(np.float32)
+        return np.stack([x < 50, x > 150, (x >= 50) & (x <= 150)]).astype(np.float32)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("name", ["n2", "n3_splitep_dens", "n6"])
+def test_cleaning_steps_are_voxel_exact_with_the_published_ones(name: str, step: str) -> None:
+    golden = np.load(GOLDEN)
+    dirty = golden[f"{name}/dirty"]
+    expected = dirty.copy()
+    expected.ravel()[golden[f"{name}/{step}/where"]] = golden[f"{name}/{step}/value"]
+    given_array = dirty.copy()
+    assert np.array_equal(STEPS[step](Volume(dirty, golden[f"{name}/affine"])), expected)
+    assert np.array_equal(dirty, given_array)
+
+
+def block(shape: tuple[int, int, int] = (30, 120, 20)) -> np.ndarray:
+    array = np.zeros(shape, np.uint8)
+    array[5:15, 10:100, 5:15] = 49
+    array[16:20, 10:100, 8:12] = 61
+    array[12:18, 12:98, 8:12] = 41
+    return array
+
+
+def test_holes_specks_and_far_parts_go() -> None:
+    clean = block()
+    dirty = clean.copy()
+    dirty[8:10, 50:52, 9:11] = 0  # a hole in the body
+    dirty[25, 60, 3] = 41  # a speck
+    dirty[22:29, 112:119, 15:19] = 100  # far away: too large for a speck
+    out = clean_semantic(Volume(dirty, PIR), SemanticOptions())
+    assert np.array_equal(out.array, clean)
+    none = SemanticOptions(clean_beyond_largest_bounding_box=False, clean_small_cc_artifacts=False, fill_3d_holes=False)
+    assert np.array_equal(clean_semantic(Volume(dirty, PIR), none).array, dirty)
+
+
+def test_what_lies_far_beyond_the_canal_goes_but_the_sacrum_stays() -> None:
+    array = np.zeros((20, 300, 10), np.uint8)
+    array[5:15, 10:290, 2:8] = 49
+    array[5:15, 290:299, 2:8] = 26
+    array[16:19, 100:150, 4:6] = 61
+    options = SemanticOptions(remove_inferior_beyond_canal=True, clean_beyond_largest_bounding_box=False)
+    for axcodes in ("PIR", "RAS", "SLP"):
+        out = clean_semantic(Volume(array, PIR).reoriented(axcodes), options).reoriented("PIR").array
+        rows = np.flatnonzero((out == 49).any(axis=(0, 2)))
+        assert (rows[0], rows[-1]) == (100 - 64, 149 + 64)
+        assert (out == 26).sum() == (array == 26).sum()
+
+
+@given(st.sampled_from(["RAS", "LPI", "SAL", "ARI"]))
+@settings(max_examples=4, deadline=None)
+def test_orientation_does_not_matter(axcodes: str) -> None:
+    golden = np.load(GOLDEN)
+    volume = Volume(golden["n2/dirty"], golden["n2/affine"])
+    straight = clean_semantic(volume, SemanticOptions())
+    turned = clean_semantic(volume.reoriented(axcodes), SemanticOptions()).reoriented("PIR")
+    assert np.array_equal(straight.array, turned.array)
+    assert np.array_equal(clean_semantic(straight, SemanticOptions()).array, straight.array)  # clean stays clean
+
+
+@pytest.mark.parametrize("speck", [False, True])
+def test_no_spine_is_an_error_with_a_cure(speck: bool) -> None:
+    array = np.zeros((9, 9, 9), np.uint8)
+    array[4, 4, 4] = 49 * speck
+    with pytest.raises(EmptyError) as error:
+        clean_semantic(Volume(array, PIR), SemanticOptions())
+    assert error.value.cure
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("axcodes", ["PIR", "RAS", "LPI"])
+def test_the_network_sees_its_own_orientation_and_voxel_size(axcodes: str, antialias: bool) -> None:
+    image = np.zeros((40, 60, 12), np.int16)
+    image[10:30, 10:50, 3:9] = 200
+    image[10:30, 28:32, 3:9] = 100
+    volume = Volume(image, PIR).reoriented(axcodes)
+    model = Model(Config(antialias=antialias))
+    ticks: list[tuple[int, int]] = []
+    options = SemanticOptions(step_size=0.25, tta=True)
+    result = predict_semantic(volume, model, options, lambda *a: ticks.append(a))  # type: ignore[arg-type]
+    seen = model.asked["image"]
+    assert (seen.axcodes, seen.shape) == ("PIR", (20, 30, 12))
+    assert np.allclose(seen.zoom, 2)
+    assert (model.asked["step_size"], model.asked["tta"], ticks) == (0.25, True, [(1, 1)])
+    assert result.mask.array.dtype == np.uint8 and set(np.unique(result.mask.array)) <= {0, 49, 100}
+    assert result.probabilities.shape == (3, *result.mask.shape) and result.class_ids == (0, 49, 100)
+    back = result.mask.on(volume.grid).reoriented("PIR").array
+    assert (back[12:28, 12:26, 4:8] == 49).all() and (back[:8] == 0).all()
+
+
+@given(st.integers(2, 6), st.integers(0, 2**31))
+@settings(max_examples=20, deadline=None)
+def test_most_probable_is_argmax(classes: int, seed: int) -> None:
+    p = np.random.default_rng(seed).integers(0, 4, (classes, 4, 3, 2)).astype(np.float32)
+    ids = tuple(range(0, 40 * classes, 40))
+    assert np.array_equal(most_probable(p, ids), np.array(ids)[p.argmax(axis=0)])
