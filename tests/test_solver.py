@@ -42,7 +42,7 @@ def followers(name: str, rules: Rules) -> dict[str, float]:
 
 def walks(n: int, rules: Rules) -> Iterator[tuple[tuple[str, ...], float]]:
     """Every legal row of n names with the cost of its steps."""
-    starts = {name: 0.0 for name in ORDER[rules.first :]}
+    starts = dict.fromkeys(ORDER[rules.first :], 0.0)
     if rules.t13:
         starts["T13"] = rules.extra_cost
     if rules.l6:
