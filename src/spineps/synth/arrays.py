@@ -15,7 +15,7 @@ Array = Any
 
 
 class Arrays(Protocol):
-    """A backend: elementwise functions under ``xp`` (exp, log, sqrt, cos, clip, where, abs, round) and these methods."""
+    """A backend: elementwise functions under ``xp`` (exp, log, sqrt, cos, clip, round) and these methods."""
 
     xp: Any
 

@@ -32,7 +32,7 @@ class SpineSpace:
         self._index = self._rows(i)
         along = self.at(line.slope)
         lean = along / (1 + along * along)
-        # The foot of the perpendicular lies further down where the canal slopes; bounded, so that far tissue does not fold.
+        # The foot of the perpendicular lies further down where the canal slopes; bounded, lest far tissue folds.
         moved = np.clip(p - self.at(line.p), -45, 45) * lean
         self._index = self._rows(i + np.float32(0.85) * moved)
         self.a = (p - self.at(line.p)) / np.sqrt(1 + along * along)
@@ -71,8 +71,8 @@ class Sac:
 def dural_sac(spec: SpineSpec, space: SpineSpace, rng: np.random.Generator) -> Sac:
     """Dural sac, cord and cauda equina.
 
-    The sac hugs the posterior wall of the bodies (``SAC_GAP``); the cord ends in a cone at ``spec.canal.conus``; above the
-    foramen magnum there is none.
+    The sac hugs the posterior wall of the bodies (``SAC_GAP``); the cord ends in a cone at ``spec.canal.conus``; above
+    the foramen magnum there is none.
     """
     line, canal = space.line, spec.canal
     n = len(line.key)
@@ -85,7 +85,6 @@ def dural_sac(spec: SpineSpec, space: SpineSpace, rng: np.random.Generator) -> S
     half_depth = np.maximum(depth / 2 * ripple * end, 0.3)
     half_width = np.maximum(width / 2 * (1 + 0.5 * canal.ripple * _wander(rng, n, 9.0)) * end, 0.3)
     middle = -line.depth / 2 + gap + half_depth
-    grid = space.a.shape
     near = (np.abs(space.a) < 18) & (np.abs(space.b) < 18) & (space.k > 0.2) & (space.k < canal.sac_end)
     box = bounding_box(near) or (slice(0, 0), slice(0, 0), slice(0, 0))
     a, b, k = space.a[box], space.b[box], space.k[box]

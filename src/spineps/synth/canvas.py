@@ -94,9 +94,9 @@ class Canvas:
         """Signed distance of a part within its box; None outside the field of view."""
         ends = np.array([part.a, part.b])
         radii = np.array([part.radii_a, part.radii_b])
-        lean = abs(part.shear) * radii[:, 1].max()
-        low = (ends - radii).min(axis=0) - (lean, 0, 0)
-        high = (ends + radii).max(axis=0) + (lean, 0, 0)
+        lean = np.array([abs(part.shear) * radii[:, 1].max(), 0, 0])
+        low = (ends - radii).min(axis=0) - lean
+        high = (ends + radii).max(axis=0) + lean
         box = self.frame_box(frame, low, high, margin)
         if box is None:
             return None

@@ -90,7 +90,7 @@ def frames(spec: SpineSpec) -> list[Frame]:
             place = above.centre + axes @ np.array([1.0, 18.5, 0.0]) * spec.scale
         else:
             half = level.sizes["height"] / 2
-            gap = above.level.disc.height if above.level.disc else 0.0
+            gap = _rim_gap(above.level, level)
             between = rotation((above.level.tilt + level.tilt) / 2, (above.level.lean + level.lean) / 2, 0.0)
             place = above.centre + above.axes @ np.array([above.back, above.half_height, 0.0])
             place = place + between @ np.array([level.slip_p, gap, level.slip_r])
@@ -99,6 +99,14 @@ def frames(spec: SpineSpec) -> list[Frame]:
             place = place + axes @ np.array([-back, half, 0.0])
         placed.append(Frame(level, place, axes))
     return _in_scanner(spec, placed)
+
+
+def _rim_gap(above: Level, below: Level) -> float:
+    """mm between the rims of two bodies: the disc's height at its centre less the hollows of both endplates."""
+    if above.disc is None:
+        return 0.0
+    hollows = min(above.concavity_lower, 2.5) + min(below.concavity_upper, 2.5)
+    return max(above.disc.height - 0.85 * hollows, 0.4 * above.disc.height)
 
 
 def _in_scanner(spec: SpineSpec, placed: list[Frame]) -> list[Frame]:

@@ -229,7 +229,7 @@ def synthesise(
     """A grey-value image of a label map.
 
     Args:
-        phantom: a phantom whose array axes run along p, i, r; or (tissue, instance), arrays of one shape, already on the
+        phantom: a phantom whose array axes run along p, i, r; or (tissue, instance), arrays of one shape, on the
             backend or plain numpy.
         spec: the acquisition.
         arrays: backend, numpy when None.

@@ -226,7 +226,7 @@ def random_spec(
         thoracic = int(rng.choice([11, 12, 13], p=[0.06, 0.88, 0.06]))
     if lumbar is None:
         lumbar = int(rng.choice([4, 5, 6], p=[0.06, 0.88, 0.06]))
-    scale = float(np.clip(_clipped(rng, 0.99, 0.075 * spread), 0.78, 1.2))
+    scale = float(np.clip(_clipped(rng, 0.99, 0.08 * spread), 0.78, 1.2))
     age = float(rng.uniform(0, 1)) * min(pathology, 1.0)
     levels = _bodies(rng, thoracic, lumbar, scale, age, pathology, spread)
     levels = _posed(rng, levels, spread)
@@ -278,7 +278,7 @@ def _bodies(
     person = {name: 1 + 0.05 * spread * _clipped(rng, 0, 1) for name in morphometry.SIZE_NAMES}
     region_scale = {r: 1 + 0.035 * spread * _clipped(rng, 0, 1) for r in ("cervical", "thoracic", "lumbar")}
     disc_scale = float(rng.uniform(0.85, 1.15))
-    concavity, waist = float(rng.uniform(0.4, 1.8)), float(rng.uniform(0.03, 0.13))
+    concavity, waist = float(rng.uniform(0.4, 1.8)), float(rng.uniform(0.03, 0.1))
     front, back = _clipped(rng, 0, 0.12), _clipped(rng, 0, 0.35)
     levels = []
     for vertebra, key in vertebra_chain(thoracic, lumbar):
@@ -307,9 +307,9 @@ def _bodies(
                 concavity_upper=hollow_up,
                 concavity_lower=hollow_low,
                 waist=waist,
-                front=2.15 + front - 0.25 * thorax,
+                front=2.25 + front - 0.3 * thorax,
                 back=2.9 + back,
-                hollow=size * (0.3 if key < 8 else 1.0 + 0.8 * thorax - 0.25 * max(key - 22, 0)),
+                hollow=size * (0.3 if key < 8 else 1.0 + 0.3 * thorax - 0.25 * max(key - 22, 0)),
                 seed=int(rng.integers(2**31)),
                 **sick,
             )
@@ -421,6 +421,11 @@ def _posed(rng: np.random.Generator, levels: list[Level], spread: float) -> list
     kyphosis = angle["sacral_kyphosis"]
     keys += [26.0, 27.0, 28.0, 29.0, 30.0, 32.0]
     tilts += [angle["sacral_slope"] - share * kyphosis for share in (0.02, 0.2, 0.48, 0.78, 1.0, 1.3)]
+    # The head stands over the pelvis: most of the mean tilt between T1 and S1 is taken out of the whole.
+    trunk = [level for level in levels if 7.5 < level.key < 25]
+    heights = [level.sizes["height"] for level in trunk]
+    mean = np.average(np.interp([level.key for level in trunk], keys, tilts), weights=heights)
+    tilts = [tilt - float(mean) * 0.85 for tilt in tilts]
     curve = _clipped(rng, 0, 3.0) if rng.random() < 0.75 else _clipped(rng, 0, 14.0)
     wave, phase = rng.uniform(5, 13), rng.uniform(0, 2 * np.pi)
     coupling = rng.uniform(0.2, 0.8)

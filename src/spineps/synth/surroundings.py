@@ -1,18 +1,19 @@
 """Everything that is not spine: muscles, fat, skin, air, organs, vessels, ribs, pelvis and skull.
 
-Places are in the coordinates of :class:`spineps.synth.canal.SpineSpace`: ``a`` mm behind the canal's middle, ``b`` mm to
-the right, ``k`` level.  Left is b < 0.  It is anatomy of the right size and place, not a portrait: the networks only have
-to learn that none of it is spine.
+Places are in the coordinates of :class:`spineps.synth.canal.SpineSpace`: ``a`` mm behind the canal's middle, ``b`` mm
+to the right, ``k`` level.  Left is b < 0.  It is anatomy of the right size and place, not a portrait: the networks only
+have to learn that none of it is spine.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from spineps import anatomy
-from spineps.synth.canal import SpineSpace, Sac, dural_sac
+from spineps.synth.canal import Sac, SpineSpace, dural_sac
 from spineps.synth.canvas import Canvas, Part, smooth_noise
 from spineps.synth.chain import Frame
 from spineps.synth.spec import SpineSpec
@@ -356,7 +357,7 @@ def _rib(frame: Frame, s: float) -> list[Part]:
         front = np.array([frame.back - 95 * s, neck[1] + 1.3 * drop, side * 0.95 * reach])
         points = [head, neck, angle, flank, front] if n < 11.5 else [head, neck, angle, 0.5 * (angle + flank)]
         radius = (3.2 * s, 5.2 * s, 3.2 * s)
-        for start, end in zip(points[:-1], points[1:], strict=True):
+        for start, end in pairwise(points):
             a, b = tuple(map(float, start)), tuple(map(float, end))
             built.append(Part(0, (a[0], a[1], a[2]), (b[0], b[1], b[2]), radius, radius))
     return built

@@ -109,19 +109,24 @@ def _transverse(frame: Frame, side: int, rng: np.random.Generator) -> list[Part]
         front = (0.5, s["pedicle_i"] + 1.0, side * 0.42 * s["width_upper"])
         behind = (back + 4.0, s["pedicle_i"] + 1.5, side * (s["facet_up_r"] - 1.0))
         return [
-            Part(code, front, tip, (1.6, half * 0.8, 2.0), (2.2, half, 2.6), bias=0.3),
-            Part(code, behind, tip, (2.0, half * 0.8, 2.2), (2.4, half, 2.6), bias=0.5),
+            Part(code, front, tip, (2.1, half * 0.9, 2.4), (2.7, half, 2.9), bias=0.3),
+            Part(code, behind, tip, (2.5, half * 0.9, 2.6), (2.8, half, 2.9), bias=0.5),
         ]
     thoracic = float(np.clip((19.3 - key) / 2, 0, 1))
     r_pedicle = _pedicle_r(frame)
-    start = (back + 0.5 * s["canal_depth"] + 1.5, s["pedicle_i"] + 1.5, side * (r_pedicle + 0.3 * s["pedicle_width"]))
+    low_root = 4.0 * float(np.clip(key - 23, 0, 1))
+    start = (
+        back + 0.5 * s["canal_depth"] + 1.5 - low_root,
+        s["pedicle_i"] + 1.5,
+        side * (r_pedicle + 0.2 * s["pedicle_width"]),
+    )
     return [
         Part(
             code,
             start,
             tip,
-            (2.8 + 0.8 * thoracic, half * 1.1, half),
-            (2.6 + 1.6 * thoracic, half * (0.85 + 0.25 * thoracic), 3.0),
+            (3.4 + 0.4 * thoracic, half * 1.05, half),
+            (3.0 + 1.3 * thoracic, half * (0.85 + 0.2 * thoracic), 3.0),
             bias=0.3,
         )
     ]
@@ -142,8 +147,10 @@ def _spinous(frame: Frame, rng: np.random.Generator) -> list[Part]:
     ]
     if 1.5 < key < 6.5 and rng.random() < 0.75:
         for side in (-1, 1):
-            fork = tip + (1.5, 1.0, side * 1.2 * s["spinous_t"] / 2 + side * 1.5)
-            built.append(Part(SPINOSUS, _t(tip - (2, 0.5, 0)), _t(fork), (2.2, 2.6, 2.0), (2.0, 2.2, 1.9)))
+            fork = tip + np.array([1.5, 1.0, side * (0.6 * s["spinous_t"] + 1.5)])
+            built.append(
+                Part(SPINOSUS, _t(tip - np.array([2.0, 0.5, 0.0])), _t(fork), (2.2, 2.6, 2.0), (2.0, 2.2, 1.9))
+            )
     return built
 
 
@@ -230,7 +237,7 @@ def _sacrum(frame: Frame) -> list[Part]:
     s, back, key = frame.level.sizes, frame.back, frame.level.key
     if key > 29.5:
         return []
-    index = int(round(key)) - 25
+    index = round(key) - 25
     half, depth, wide = frame.half_height, s["canal_depth"], s["canal_width"] / 2
     edge = (s["width_upper"] + s["width_lower"]) / 4
     ala = s["ala"]

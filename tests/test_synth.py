@@ -1,0 +1,204 @@
+"""The spine generator: replay, anatomy that holds for every seed, and two backends that agree."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from itertools import pairwise
+
+import cc3d
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spineps import anatomy
+from spineps.synth.arrays import NumpyArrays, normal, smooth_field
+from spineps.synth.image import CONTRASTS, ImageSpec, random_image_spec, synthesise
+from spineps.synth.labelmap import Phantom, field_of_view, render
+from spineps.synth.phantom import make_phantom
+from spineps.synth.spec import SpineSpec, View, random_spec, vertebra_chain
+from spineps.synth.tissues import BONE_TISSUES, Tissue
+
+seeds = st.integers(0, 10_000)
+
+
+@lru_cache(maxsize=32)
+def phantom(seed: int, region: str = "any", shape: tuple[int, int, int] = (56, 68, 48), zoom: float = 2.0) -> Phantom:
+    spec = random_spec(np.random.default_rng(seed), region)
+    return render(spec, field_of_view(shape, (zoom, zoom, zoom)))
+
+
+@lru_cache(maxsize=4)
+def whole(seed: int, thoracic: int = 12, lumbar: int = 5) -> Phantom:
+    spec = random_spec(np.random.default_rng(seed), "whole", thoracic=thoracic, lumbar=lumbar, pathology=0.3)
+    spec = replace(spec, view=View(15.3, (8.0, 0.0, 0.0)))
+    return render(spec, field_of_view((84, 280, 46), (3.0, 3.0, 3.0)))
+
+
+@settings(max_examples=6, deadline=None)
+@given(seeds)
+def test_spec_survives_json_and_replays(seed: int) -> None:
+    spec = random_spec(np.random.default_rng(seed), "lumbar")
+    again = SpineSpec.from_json(spec.to_json())
+    assert again == spec
+    grid = field_of_view((24, 28, 20), (4.0, 4.0, 4.0))
+    first, second = render(spec, grid), render(again, grid)
+    for name in ("tissue", "semantic", "instance"):
+        assert np.array_equal(getattr(first, name), getattr(second, name))
+
+
+@settings(max_examples=10, deadline=None)
+@given(seeds)
+def test_semantic_and_instance_agree(seed: int) -> None:
+    p = phantom(seed)
+    semantic, instance = p.semantic, p.instance
+    assert set(np.unique(semantic)) <= set(anatomy.CLASS_IDS)
+    vertebra = np.isin(semantic, anatomy.VERTEBRA_PARTS)
+    assert np.isin(instance[vertebra], anatomy.VERTEBRAE).all()
+    assert (instance[semantic == anatomy.SACRUM] == anatomy.SACRUM).all()
+    assert (instance[semantic == anatomy.DISC] // 100 == 1).all()
+    assert (instance[semantic == anatomy.ENDPLATE] // 100 == 2).all()
+    assert not instance[np.isin(semantic, (0, anatomy.CORD, anatomy.CANAL))].any()
+    bone = np.isin(p.tissue, [*BONE_TISSUES, Tissue.CARTILAGE, Tissue.METAL])
+    assert (bone[vertebra]).mean() > 0.99
+
+
+@settings(max_examples=8, deadline=None)
+@given(seeds)
+def test_disc_lies_between_its_vertebrae(seed: int) -> None:
+    p = phantom(seed)
+    order = p.spec.vertebrae
+    centre = {}
+    for v in np.unique(p.instance):
+        if v:
+            where = np.argwhere(p.instance == v)
+            inside = (where > 0).all() and (where < np.array(p.grid.shape) - 1).all()
+            centre[int(v)] = (float(where[:, 1].mean()), len(where), bool(inside))
+    for above, below in pairwise(order):
+        disc = centre.get(100 + above)
+        if disc and disc[2] and disc[1] > 20 and above in centre and below in centre and above > 2:
+            bodies = [np.argwhere((p.instance == v) & (p.semantic == anatomy.CORPUS))[:, 1] for v in (above, below)]
+            if all(len(b) > 50 for b in bodies):
+                assert bodies[0].mean() < disc[0] < bodies[1].mean()
+
+
+@pytest.mark.parametrize(("thoracic", "lumbar"), [(12, 5), (11, 4), (13, 6)])
+def test_whole_spine_has_the_whole_chain_in_order(thoracic: int, lumbar: int) -> None:
+    p = whole(thoracic, thoracic, lumbar)
+    chain = [v for v, _ in vertebra_chain(thoracic, lumbar)]
+    assert p.spec.vertebrae == tuple(chain)
+    present = [v for v in np.unique(p.instance) if 0 < v < 100]
+    assert set(present) == {*chain, anatomy.SACRUM}
+    heights = [np.argwhere(p.instance == v)[:, 1].mean() for v in (*chain, anatomy.SACRUM)]
+    assert np.all(np.diff(heights) > 0)
+    assert 128 in np.unique(p.instance) or thoracic != 13
+    assert 101 not in np.unique(p.instance)
+    for v in chain:
+        labels, n = cc3d.connected_components((p.instance == v).astype(np.uint8), connectivity=26, return_N=True)
+        sizes = np.bincount(labels.ravel())[1:]
+        assert n == 1 or sizes.max() > 0.98 * sizes.sum(), anatomy.VERTEBRA_NAMES[v]
+
+
+def test_cord_ends_at_the_conus_and_canal_goes_on() -> None:
+    p = whole(12)
+    rows = {v: np.argwhere(p.instance == v)[:, 1].mean() for v in (18, 22, 26)}
+    cord = np.argwhere(p.semantic == anatomy.CORD)[:, 1]
+    canal = np.argwhere(p.semantic == anatomy.CANAL)[:, 1]
+    assert rows[18] < cord.max() < rows[22]
+    assert canal.max() > rows[22] and canal.max() < p.grid.shape[1] - 1
+    assert (p.tissue == Tissue.CAUDA).sum() > 50
+
+
+def test_sides_are_right() -> None:
+    """Axis 2 grows to the right of the person, and the right-sided codes are the even ones of 44..48."""
+    p = whole(12)
+    r = {c: np.argwhere(p.semantic == c)[:, 2].mean() for c in range(43, 49)}
+    for left in (43, 45, 47):
+        assert r[left] < r[left + 1]
+    assert p.grid.axcodes == "PIR"
+
+
+def test_curves_have_the_right_sign() -> None:
+    """Seen from the side, necks and loins are hollow behind and the chest is round."""
+    spec = random_spec(np.random.default_rng(1), "whole", pathology=0, spread=0)
+    p = render(replace(spec, warp=0.0, view=View(15.3, (8.0, 0.0, 0.0))), field_of_view((70, 240, 36), (3.0, 3.0, 3.0)))
+
+    def bow(top: int, middle: int, bottom: int) -> float:
+        a, b, c = (
+            np.argwhere((p.instance == v) & (p.semantic == anatomy.CORPUS)).mean(axis=0)[:2]
+            for v in (top, middle, bottom)
+        )
+        return float(b[0] - np.interp(b[1], [a[1], c[1]], [a[0], c[0]]))
+
+    assert bow(20, 23, 24) < 0 and bow(3, 5, 7) < 0.5
+    assert bow(9, 14, 19) > 1
+
+
+def test_whole_spine_mirrors() -> None:
+    """A symmetric person is the same from both sides, with the paired codes swapped."""
+    spec = random_spec(np.random.default_rng(3), "lumbar", pathology=0, spread=0)
+    levels = tuple(replace(v, lean=0.0, turn=0.0, slip_r=0.0, seed=0) for v in spec.levels)
+    spec = replace(spec, levels=levels, warp=0.0, view=View(22.0, (5.0, 0.0, 0.0)))
+    semantic = render(spec, field_of_view((48, 40, 50), (2.0, 2.0, 2.0))).semantic
+    swap = np.arange(256)
+    for s in anatomy.STRUCTURES:
+        swap[s.id] = s.mirror
+    mirrored = swap[semantic[:, :, ::-1]]
+    either = (semantic > 0) | (mirrored > 0)
+    assert (semantic[either] == mirrored[either]).mean() > 0.9
+
+
+@pytest.mark.parametrize("contrast", [c for c in CONTRASTS if c != "any"])
+def test_images_replay_and_show_the_label_map(contrast: str) -> None:
+    p = phantom(5, "lumbar")
+    spec = random_image_spec(np.random.default_rng(7), contrast)
+    again = ImageSpec.from_json(spec.to_json())
+    assert again == spec
+    image = synthesise(p, spec)
+    assert image.dtype == np.float32 and image.shape == p.tissue.shape and np.isfinite(image).all()
+    assert np.array_equal(image, synthesise(p, again))
+    assert image.std() > 0
+
+
+def test_backends_agree() -> None:
+    torch = pytest.importorskip("torch")
+    from spineps.synth.arrays import TorchArrays
+
+    backend = TorchArrays("cpu")
+    plain = NumpyArrays()
+    assert np.allclose(normal(plain, (7, 5, 3), 9), backend.get(normal(backend, (7, 5, 3), 9)), atol=1e-5)
+    field = smooth_field(plain, (9, 8, 7), (3.0, 0.5, 2.0), 4)
+    assert np.allclose(field, backend.get(smooth_field(backend, (9, 8, 7), (3.0, 0.5, 2.0), 4)), atol=1e-4)
+    p = phantom(5, "lumbar")
+    for seed in range(4):
+        spec = replace(random_image_spec(np.random.default_rng(seed), "any"), levels=0)
+        here = synthesise(p, spec)
+        there = synthesise(
+            (torch.from_numpy(p.tissue).long(), torch.from_numpy(p.instance).long()), spec, backend, p.grid.zoom
+        )
+        assert there.dtype == torch.float32
+        assert np.abs(here - backend.get(there)).max() < 2e-3 * max(np.abs(here).max(), 1)
+
+
+def test_make_phantom_is_deterministic_and_turns() -> None:
+    arguments = {"region": "lumbar", "zoom": (2.0, 2.0, 4.0), "shape": (60, 80, 18)}
+    first = make_phantom(3, **arguments)  # type: ignore[arg-type]
+    second = make_phantom(3, **arguments)  # type: ignore[arg-type]
+    turned = make_phantom(3, orientation="LAS", **arguments)  # type: ignore[arg-type]
+    assert first[0].array.dtype == np.float32 and first[0].zoom == pytest.approx((2.0, 2.0, 4.0))
+    for a, b, c in zip(first[:3], second[:3], turned[:3], strict=True):
+        assert a.array.tobytes() == b.array.tobytes()
+        assert c.axcodes == "LAS"
+        assert np.array_equal(c.reoriented("PIR").array, a.array)
+    assert (first[1].array == anatomy.CORPUS).sum() > 500
+
+
+def test_unknown_choices_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="region"):
+        random_spec(rng, "knee")
+    with pytest.raises(ValueError, match="contrast"):
+        random_image_spec(rng, "PET")
+    with pytest.raises(ValueError, match="region"):
+        make_phantom(0, "knee")
