@@ -82,7 +82,7 @@ def snapshot_png(
         instance: vertebrae on the same grid.
         title: usually the file's name.
         warnings: printed below.
-        confidence: of the vertebra names (0..1); unsure ones get a question mark.
+        confidence: of the vertebra names (0..1), unsure ones get a question mark; None shows numbers, not names.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -206,10 +206,10 @@ def _draw(axes: Axes, cut: Cut, what: str | None, confidence: Mapping[int, float
         axes.set_xlim(-0.5, columns - 0.5)
         axes.set_ylim(rows - 0.5, -0.5)
     if named:
-        _names(axes, cut, confidence or {})
+        _names(axes, cut, confidence)
 
 
-def _names(axes: Axes, cut: Cut, confidence: Mapping[int, float]) -> None:
+def _names(axes: Axes, cut: Cut, confidence: Mapping[int, float] | None) -> None:
     rows, columns = cut.image.shape
     lowest = -1e9
     places = []
@@ -221,9 +221,10 @@ def _names(axes: Axes, cut: Cut, confidence: Mapping[int, float]) -> None:
             places.append((float(np.nonzero(inside)[0].mean()), vertebra))
     for row, vertebra in sorted(places):
         lowest = max(row, lowest + rows * 0.022)  # never over one another
-        doubt = "?" if confidence.get(vertebra, 1.0) < UNSURE else ""
+        text = instance_name(vertebra) if confidence is not None or vertebra == SACRUM else f"# {vertebra}"
+        doubt = "?" if confidence is not None and confidence.get(vertebra, 1.0) < UNSURE else ""
         axes.text(
-            columns * 1.0 + 4, lowest, instance_name(vertebra) + doubt, color=_instance_color(vertebra), fontsize=9,
+            columns * 1.0 + 4, lowest, text + doubt, color=_instance_color(vertebra), fontsize=9,
             va="center", ha="left", clip_on=False, weight="bold",
         )  # fmt: skip
 
