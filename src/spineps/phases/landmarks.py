@@ -32,8 +32,9 @@ _LUMBAR = (34.2, 35.8, 36.7, 37.3, 37.0, 36.0)
 PITCH = np.array([*_CERVICAL, *_THORACIC, *_LUMBAR])
 PITCH_SPREAD, STATURE_SPREAD = 0.08, 0.07
 STATURES = np.exp(STATURE_SPREAD * np.array([-1.5, -0.75, 0.0, 0.75, 1.5]))
-#: A distance of this many usual ones means that a vertebra in between was not found.
-GAP_RATIO = 1.6
+#: A distance of this many usual ones means that a vertebra in between was not found; below the first one more is
+#: needed, because C2 with its dens is far from C3.
+GAP_RATIO, TOP_GAP_RATIO = 1.6, 1.85
 #: Dens that makes a C2 (published 2.1.3).
 DENS_MM3 = 250.0
 #: The conus ends at the lower third of L1 on average; spread of anatomy (0.75 levels) and of its segmentation together.
@@ -121,7 +122,10 @@ def gaps_between(bodies: list[Body]) -> list[int]:
     for i, mm in enumerate(distance):
         near = np.delete(distance[max(i - 2, 0) : i + 3], min(i, 2))
         usual = float(np.median(near)) if len(near) >= 2 else np.inf
-        gaps.append(min(max(round(mm / usual) - 1, 0), 2) if mm > GAP_RATIO * usual else 0)
+        limit = GAP_RATIO if i else TOP_GAP_RATIO
+        # Without a body (the ring of C1) the centre lies elsewhere and the distance means nothing.
+        certain = bodies[i].body_mm3 > 0 and bodies[i + 1].body_mm3 > 0
+        gaps.append(min(max(round(mm / usual) - 1, 0), 2) if certain and mm > limit * usual else 0)
     return gaps
 
 
@@ -146,7 +150,7 @@ def size_evidence(bodies: list[Body], gaps: list[int], stature: float) -> np.nda
     """(n, 26) scores of the distances between bodies, for a person of ``stature`` times the usual size."""
     table = np.zeros((len(bodies), N_STATES))
     for i, (mm, gap) in enumerate(zip(pitches(bodies), gaps, strict=True)):
-        if gap == 0:
+        if gap == 0 and bodies[i].body_mm3 > 0 and bodies[i + 1].body_mm3 > 0:
             table[i] = -TEMPERATURE * np.log(mm / (stature * PITCH)) ** 2 / (2 * PITCH_SPREAD**2)
     return np.maximum(table, -NEVER)
 
