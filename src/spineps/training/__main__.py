@@ -6,9 +6,15 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from spineps.errors import SpinepsError
-from spineps.training.config import read_training_config
+from spineps.errors import OptionError, SpinepsError
+from spineps.training.config import TrainingConfig, read_training_config
+
+if TYPE_CHECKING:
+    import torch
+
+KINDS = ("semantic", "instance", "labeling")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,22 +32,26 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m spineps.training", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    train = commands.add_parser("semantic", help="train the semantic network")
-    train.add_argument("--config", default="semantic", help="JSON file, or the name of one that ships")
-    train.add_argument("--init", help="weights to start from: bundled, a model folder, weights.npz or checkpoint.pt")
-    train.add_argument("--synthetic", type=Path, nargs="+", default=[], help="caches of label maps")
-    train.add_argument("--real", type=Path, help="cache of real scans with coarse labels")
-    train.add_argument(
-        "--out", type=Path, default=Path("runs/semantic"), help="folder of the run; resumed if it exists"
-    )
-    train.add_argument("--steps", type=int, help="length of the schedule (exactly repeatable)")
-    train.add_argument("--minutes", type=float, help="length of the schedule in minutes, over all legs")
-    train.add_argument("--leg", type=float, help="stop after this many minutes, to be resumed")
-    train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    train.add_argument("--bf16", action=argparse.BooleanOptionalAction, help="bfloat16 products (default: on CUDA)")
-    train.add_argument("--threads", type=int, help="CPU threads")
-    train.add_argument("--every", type=int, default=100, help="steps between log lines")
-    train.set_defaults(command=_train)
+    for kind in KINDS:
+        train = commands.add_parser(kind, help=f"train the {kind} network")
+        train.add_argument("--config", default=kind, help="JSON file, or the name of one that ships")
+        train.add_argument(
+            "--init", help="weights to start from: bundled, a model folder, weights.npz or checkpoint.pt"
+        )
+        train.add_argument("--synthetic", type=Path, nargs="+", default=[], help="caches of label maps")
+        if kind == "semantic":
+            train.add_argument("--real", type=Path, help="cache of real scans with coarse labels")
+        train.add_argument(
+            "--out", type=Path, default=Path("runs", kind), help="folder of the run; resumed if it exists"
+        )
+        train.add_argument("--steps", type=int, help="length of the schedule (exactly repeatable)")
+        train.add_argument("--minutes", type=float, help="length of the schedule in minutes, over all legs")
+        train.add_argument("--leg", type=float, help="stop after this many minutes, to be resumed")
+        train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+        train.add_argument("--bf16", action=argparse.BooleanOptionalAction, help="bfloat16 products (default: on CUDA)")
+        train.add_argument("--threads", type=int, help="CPU threads")
+        train.add_argument("--every", type=int, default=100, help="steps between log lines")
+        train.set_defaults(command=_train, kind=kind)
 
     real = commands.add_parser("cache-real", help="real scans with coarse labels to one cache")
     real.add_argument("folder", type=Path)
@@ -70,14 +80,13 @@ def _train(args: argparse.Namespace) -> None:
     from spineps.inference.torch_engine import best_device
     from spineps.training.export import initial_weights
     from spineps.training.loop import Trainer
-    from spineps.training.semantic import semantic_objective
 
     if args.threads:
         torch.set_num_threads(args.threads)
     config = read_training_config(args.config)
     device = torch.device(best_device() if args.device == "auto" else args.device)
-    objective = semantic_objective(config, device, args.synthetic, args.real)
-    trainer = Trainer(config, objective, device, initial_weights(args.init, "semantic"), args.bf16)
+    objective = _objective(args, config, device)
+    trainer = Trainer(config, objective, device, initial_weights(args.init, args.kind), args.bf16)
     checkpoint = args.out / "checkpoint.pt"
     if checkpoint.exists():
         trainer.resume(checkpoint)
@@ -87,6 +96,23 @@ def _train(args: argparse.Namespace) -> None:
         args.steps, args.minutes, args.leg, args.out, args.every, lambda: objective.draw(trainer, args.out)
     )
     logging.getLogger(__name__).info("the schedule has ended" if ended else "run the same command again to go on")
+
+
+def _objective(args: argparse.Namespace, config: TrainingConfig, device: torch.device) -> Any:
+    """What the network of this kind is trained towards."""
+    if args.kind == "semantic":
+        from spineps.training.semantic import semantic_objective
+
+        return semantic_objective(config, device, args.synthetic, args.real)
+    if not args.synthetic:
+        raise OptionError("This network learns from generated spines.", "Give --synthetic CACHE.")
+    if args.kind == "instance":
+        from spineps.training.instance import instance_objective
+
+        return instance_objective(config, device, args.synthetic)
+    from spineps.training.labeling import labeling_objective
+
+    return labeling_objective(config, device, args.synthetic)
 
 
 def _cache_real(args: argparse.Namespace) -> None:
