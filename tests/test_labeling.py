@@ -326,6 +326,17 @@ def test_names_are_always_legal(count: int, sacrum: bool, force: bool, first: st
     assert not (force and {T13, 25} & set(naming.ids.values()))
 
 
+def test_a_sliver_at_the_border_is_named_by_its_neighbours() -> None:
+    """No network is asked about it, and it does not silence the network about the others."""
+    sem, inst = spine([30.0] * 5)
+    gone = (inst.array == 5) & (np.cumsum(inst.array == 5, axis=1) > 1)
+    gone[22:] |= inst.array[22:] == 5
+    labels, ids = np.where(gone, 0, sem.array), np.where(gone, 0, inst.array)
+    network = Network("T5", strength=0.8)
+    naming = ask((sem.with_array(labels), inst.with_array(ids)), network)
+    assert len(network.seen) == 4 and names(naming) == ["T5", "T6", "T7", "T8", "T9"]
+
+
 def test_nothing_to_name() -> None:
     sem, inst = spine([30.0])
     naming = ask((sem, inst.with_array(inst.array * 0)))

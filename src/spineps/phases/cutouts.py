@@ -43,6 +43,8 @@ CHANNEL_GROUPS: tuple[tuple[int, ...], ...] = (
     (SACRUM,),
 )
 CHANNELS = 1 + len(CHANNEL_GROUPS) + 1
+#: A body of less volume (mm3) is a sliver at the image's border: no network is asked about it, nor trained on it.
+SMALLEST_BODY_MM3 = 800.0
 #: Surroundings that are kept before resampling (mm); more than half of any box.
 MARGIN_MM = 128.0
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from spineps.anatomy import T13, VERTEBRA_NAMES
 from spineps.options import LabelingOptions
-from spineps.phases.cutouts import cutout_inputs
+from spineps.phases.cutouts import SMALLEST_BODY_MM3, cutout_inputs
 from spineps.phases.landmarks import (
     C1,
     C2,
@@ -168,17 +168,22 @@ def _ask(
     bodies: list[Body],
     batch_size: int,
 ) -> Heads | None:
-    if model is None or any(b.body_mm3 == 0 for b in bodies[1:]):
+    asked = [row for row, body in enumerate(bodies) if body.body_mm3 >= SMALLEST_BODY_MM3]
+    if model is None or not asked:
         return None
-    seen = bodies if bodies[0].body_mm3 > 0 else bodies[1:]
-    if not seen:
-        return None
-    x = cutout_inputs(image, semantic, instance, [b.id for b in seen], model.config)
-    heads = model.classify(x, batch_size)
-    if len(seen) == len(bodies):
-        return heads
-    # A top vertebra without a body cannot be cut out; it knows nothing.
-    return {k: np.concatenate([np.full((1, v.shape[1]), 1 / v.shape[1], v.dtype), v]) for k, v in heads.items()}
+    x = cutout_inputs(image, semantic, instance, [bodies[row].id for row in asked], model.config)
+    heads = {}
+    for head, answer in model.classify(x, batch_size).items():
+        heads[head] = np.tile(_no_opinion(head, answer.shape[1]), (len(bodies), 1))
+        heads[head][asked] = answer
+    return heads
+
+
+def _no_opinion(head: str, classes: int) -> np.ndarray:
+    """What a network that sees nothing says: no boundary, no T13, not visible, any level."""
+    if head in ("VERTREL", "VT13", "VERTT13", "FULLYVISIBLE"):
+        return np.eye(classes, dtype=np.float32)[0]
+    return np.full(classes, 1 / classes, np.float32)
 
 
 def _legal(cost: np.ndarray, rules: Rules, gaps: list[int]) -> bool:
