@@ -110,7 +110,7 @@ def test_bad_input(case: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert caught.value.code == code
     assert path.name in caught.value.message and caught.value.cure
     _, truth = spine(2)
-    paths, answer = process_img_nii(path, Oracle(truth), ByHeight())  # type: ignore[arg-type, misc]
+    _, answer = process_img_nii(path, Oracle(truth), ByHeight())  # type: ignore[arg-type, misc]
     assert answer == code and answer.exit_code > 2
     assert caught.value.cure in caplog.text
     assert sorted(tmp_path.rglob("*")) == before

@@ -524,7 +524,7 @@ def _overrides(semantic: bool, instance: bool, postpair: bool, ctd: bool) -> fro
 def _checked_crop(crop: Any) -> tuple[slice, slice, slice] | None:
     if crop is None:
         return None
-    parts = tuple(crop)
+    parts = tuple(crop) if isinstance(crop, Sequence) else ()
     if len(parts) != 3 or not all(isinstance(s, slice) and s.step in (None, 1) for s in parts):
         raise OptionError(f"crop is {crop!r}.", "Give three slices without steps, in voxels of the input.")
     return parts
