@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 MAXIMUM = 1500.0
 #: N4 on block means, 6 mm or larger so that there are about 2000, one level, one B-spline element per 100 mm (the
 #: published spline distance).  Measured on three SPIDER scans times a known field: this follows the field best
-#: (correlation 0.55 to 0.89); finer blocks, more levels or more iterations fit anatomy instead (down to 0.1) and take up
-#: to 7 s instead of 0.5 s.  It stays a gentle correction: 10 to 15 % of the field's spread.
+#: (correlation 0.55 to 0.89); finer blocks, more levels or more iterations fit anatomy instead (down to 0.1) and take
+#: up to 7 s instead of 0.5 s.  It stays a gentle correction: 10 to 15 % of the field's spread.
 N4_SPACING, N4_SAMPLES, N4_SPLINE_DISTANCE = 6.0, 2000, 100.0
 N4_ITERATIONS, N4_TOLERANCE = (30,), 1e-3
 #: Voxels darker than this fraction of the 99th percentile are air to N4 (scale free; the published 60 of 1500 is not).
