@@ -134,7 +134,7 @@ def _schmorl(frame: Frame, p: np.ndarray, r: np.ndarray, upper: np.ndarray, lowe
 
 @dataclass(frozen=True, eq=False)
 class DiscField:
-    """One disc: mask of its voxels, and where its nucleus lies (1 in the centre, 0 at the annulus)."""
+    """One disc: masks of all its voxels, of its nucleus and of gas in it."""
 
     box: Box
     mask: np.ndarray
@@ -188,7 +188,11 @@ def draw_disc(canvas: Canvas, upper: Frame, lower: Frame, solid: np.ndarray) -> 
     mask &= ~solid[box]
     flat = np.abs(i) / np.float32(disc.height / 2 + 1.2)
     core = rho / np.float32(disc.nucleus)
-    nucleus = smoothstep((1.15 - np.sqrt(core * core + (0.75 * flat) ** 2)) / 0.4)
+    # A worn nucleus shrinks and is gone at a degeneration of 0.8; some adults have a dark cleft across it.
+    worn = float(np.clip((disc.degeneration - 0.35) / 0.45, 0, 1))
+    nucleus = smoothstep((1.15 - np.sqrt(core * core + (0.75 * flat) ** 2)) / 0.4) > 0.5 + 0.6 * worn
+    if upper.level.seed % 10 < 3:
+        nucleus &= flat > np.float32(0.16)
     gas = None
     if disc.degeneration > 0.8:
         gas = mask & (flat < 0.35) & (rho < 0.75) & (np.sin(p * 0.6 + upper.level.seed % 7) > 0.2)

@@ -89,7 +89,10 @@ def dural_sac(spec: SpineSpec, space: SpineSpace, rng: np.random.Generator) -> S
     box = bounding_box(near) or (slice(0, 0), slice(0, 0), slice(0, 0))
     a, b, k = space.a[box], space.b[box], space.k[box]
     deep, wide = space.at(half_depth, box), space.at(half_width, box)
-    x, y = (a - space.at(middle, box)) / deep, b / wide
+    x = (a - space.at(middle, box)) / deep
+    # The lumbar sac is a rounded triangle, broad in front; above it is an oval.
+    wedge = space.at(np.interp(line.key, [17, 21, 25], [0.0, 0.22, 0.28]) * rng.uniform(0.3, 1.3), box)
+    y = b / (wide * (1 + wedge * (0.35 - np.clip(x, -1, 1))))
     # Slightly squared: 2.3 rather than an ellipse's 2.
     core = (np.abs(x) ** 2.3 + np.abs(y) ** 2.3) ** np.float32(1 / 2.3)
     inside = (core < 1) & near[box]

@@ -51,6 +51,8 @@ class ImageSpec:
         noise_blur: sd in voxels to which noise is correlated (interpolated scans).
         ghost, ghost_shift, ghost_axis: weight, shift and axis of a motion ghost.
         saturation: darkening 0 .. 1 of a band in front of the spine.
+        saturation_edge: mm from the middle of the bodies forward to its edge.
+        saturation_tilt: slope of the band, mm per mm.
         low, high: quantiles of the window.
         clip: grey value, in windows, above which the scan saturates.
         gamma: exponent.
@@ -89,6 +91,8 @@ class ImageSpec:
     ghost_shift: float = 20.0
     ghost_axis: int = 0
     saturation: float = 0.0
+    saturation_edge: float = 30.0
+    saturation_tilt: float = 0.0
     low: float = 0.002
     high: float = 0.998
     clip: float = 1.3
@@ -165,7 +169,9 @@ def random_image_spec(rng: np.random.Generator, contrast: str = "any", *, degrad
         ghost=float(u(0.03, 0.2)) if not is_ct and rng.random() < 0.15 * degrade else 0.0,
         ghost_shift=float(u(8, 60)),
         ghost_axis=int(rng.choice([0, 1], p=[0.7, 0.3])),
-        saturation=float(u(0.4, 1.0)) if not is_ct and rng.random() < 0.25 * degrade else 0.0,
+        saturation=float(u(0.5, 1.0)) if not is_ct and rng.random() < 0.4 * degrade else 0.0,
+        saturation_edge=float(u(18, 50)),
+        saturation_tilt=float(u(-0.4, 0.4)),
         low=float(u(0.0, 0.02)),
         high=float(u(0.97, 0.999)) if not odd_greys else float(u(0.85, 0.99)),
         clip=float(u(1.0, 1.6)) if not odd_greys else float(u(0.8, 1.05)),
@@ -249,7 +255,7 @@ def synthesise(
         tissue, instance = arrays.put(tissue), arrays.put(instance)
     image = _signal(arrays, tissue, instance, zoom, spec)
     image = blur(arrays, image, _in_voxels(spec.blur, zoom))
-    image = _coils(arrays, image, zoom, spec)
+    image = _coils(arrays, image, tissue, zoom, spec)
     image = _sampled(arrays, image, zoom, spec)
     return _greys(arrays, image, spec)
 
@@ -330,25 +336,38 @@ def _fat_shifted(
     return image - fat + arrays.along(fat, shift, 1)
 
 
-def _coils(arrays: Arrays, image: Array, zoom: tuple[float, float, float], spec: ImageSpec) -> Array:
+def _coils(arrays: Arrays, image: Array, tissue: Array, zoom: tuple[float, float, float], spec: ImageSpec) -> Array:
     """Receive profile, bias field, saturation band, ghost."""
     xp, shape = arrays.xp, tuple(image.shape)
     if spec.bias:
         image = image * xp.exp(spec.bias * smooth_field(arrays, shape, _cells(spec.bias_length, zoom), spec.seed + 4))
-    profile = np.ones(shape[0])
-    p = (np.arange(shape[0]) - 0.62 * shape[0]) * zoom[0]
+    p = np.arange(shape[0])[:, None, None] * zoom[0]
+    profile = np.ones((1, 1, 1))
     if spec.coil:
-        profile *= 1 - spec.coil + spec.coil * np.minimum(np.exp(p / spec.coil_length), 3.0)
+        profile = (
+            1 - spec.coil + spec.coil * np.minimum(np.exp((p - 0.62 * shape[0] * zoom[0]) / spec.coil_length), 3.0)
+        )
     if spec.saturation:
-        edge = -(30 + 25 * (spec.seed % 97) / 97)
-        profile *= 1 - spec.saturation / (1 + np.exp(np.clip((p - edge) / 3.0, -30, 30)))
+        # Radiographers put the band just in front of the column, wherever that is in the field of view.
+        i = (np.arange(shape[1])[None, :, None] - shape[1] / 2) * zoom[1]
+        edge = _column(arrays, tissue, zoom) - spec.saturation_edge + spec.saturation_tilt * i
+        profile = profile * (1 - spec.saturation / (1 + np.exp(np.clip((p - edge) / 2.5, -30, 30))))
     if spec.coil or spec.saturation:
-        image = image * arrays.put(profile.astype(np.float32).reshape(-1, 1, 1))
+        image = image * arrays.put(np.asarray(profile, np.float32))
     if spec.ghost:
         n = shape[spec.ghost_axis]
         moved = linear_matrix(n, (np.arange(n) + spec.ghost_shift / zoom[spec.ghost_axis]) % n)
         image = image + spec.ghost * arrays.along(image, moved, spec.ghost_axis)
     return image
+
+
+def _column(arrays: Arrays, tissue: Array, zoom: tuple[float, float, float]) -> float:
+    """Mean place of the vertebral bodies along axis 0 in mm; the middle of the field when there are none."""
+    body = np.zeros(TISSUE_COUNT)
+    body[Tissue.MARROW_BODY] = 1
+    count = arrays.get(arrays.take(body, tissue).sum(2).sum(1)).astype(np.float64)
+    where = np.arange(len(count)) * zoom[0]
+    return float((count * where).sum() / count.sum()) if count.sum() > 0 else float(where.mean())
 
 
 def _sampled(arrays: Arrays, image: Array, zoom: tuple[float, float, float], spec: ImageSpec) -> Array:

@@ -251,7 +251,7 @@ def _draw_discs(
 def _paint_disc(disc: DiscField, tissue: np.ndarray) -> None:
     block = tissue[disc.box]
     block[disc.mask] = Tissue.ANNULUS
-    block[disc.mask & (disc.nucleus > 0.5)] = Tissue.NUCLEUS
+    block[disc.mask & disc.nucleus] = Tissue.NUCLEUS
     if disc.gas is not None:
         block[disc.gas] = Tissue.GAS
 

@@ -452,7 +452,7 @@ def _posed(rng: np.random.Generator, levels: list[Level], spread: float) -> list
 
 def _canal(rng: np.random.Generator, pathology: float) -> Canal:
     return Canal(
-        sac_width=float(rng.uniform(0.9, 1.12)),
+        sac_width=float(rng.uniform(0.84, 1.08)),
         sac_depth=float(rng.uniform(0.84, 1.1)),
         gap=float(rng.uniform(0.2, 2.0)),
         cord_width=float(rng.uniform(0.86, 1.12)),

@@ -92,14 +92,14 @@ def paint(
         space=space,
         front=space.at(-line.depth / 2 - line.body_depth),
         wide=space.at(line.body_width / 2),
-        streak=field(6, 26, 6),
+        streak=field(4.5, 26, 4.5),
         lump=field(26, 26, 22),
-        fine=field(4, 7, 4),
+        fine=field(3.0, 6, 3.0),
         scale=spec.scale,
         rng=rng,
     )
     low, high = scene.span()
-    _muscle_fat(scene, spec)
+    _muscle_fat(scene, spec, bone)
     if low < 8.5:
         _neck(scene)
     if low < 19.5 and high > 7.5:
@@ -122,12 +122,15 @@ def _axis_order(canvas: Canvas) -> list[int]:
     return [next(n for n, pair in enumerate(("PA", "IS", "RL")) if code in pair) for code in codes]
 
 
-def _muscle_fat(scene: _Scene, spec: SpineSpec) -> None:
+def _muscle_fat(scene: _Scene, spec: SpineSpec, bone: np.ndarray) -> None:
+    """Fat streaks along the fibres, thickest next to the laminae and towards the sacrum, and septa between muscles."""
     from scipy.special import ndtri
 
-    limit = float(ndtri(1 - min(max(spec.muscle_fat, 0.005), 0.7)))
-    scene.tissue[scene.streak + 0.35 * scene.fine > limit] = Tissue.FAT
-    scene.tissue[np.abs(scene.lump) < scene.rng.uniform(0.01, 0.07)] = Tissue.FAT
+    limit = np.float32(ndtri(1 - min(max(0.6 * spec.muscle_fat, 0.005), 0.7)))
+    wasted = np.float32(3.0 * spec.muscle_fat) * np.exp(-np.maximum(bone, 0) / np.float32(7.0 * spec.scale))
+    wasted *= scene.space.at(np.interp(scene.space.line.key, [2, 8, 18, 24], [0.8, 0.5, 0.7, 1.5]))
+    scene.tissue[scene.streak + 0.35 * scene.fine + wasted > limit] = Tissue.FAT
+    scene.tissue[np.abs(scene.lump + 0.15 * scene.streak) < scene.rng.uniform(0.01, 0.06)] = Tissue.FAT
 
 
 def _neck(scene: _Scene) -> None:
@@ -287,9 +290,9 @@ def _back(scene: _Scene, spec: SpineSpec, bone: np.ndarray) -> None:
     surface = gaussian_filter1d(space.table(_FASCIA_KEYS, _FASCIA) * s + rng.uniform(-2, 6), 12)
     deep = space.at(surface) + 1.5 * scene.lump
     midline = (np.abs(b) < np.float32(rng.uniform(1.2, 3.0) * s)) & (a > space.at(line.depth / 2)) & (a < deep)
-    t[midline] = Tissue.LIGAMENT if rng.random() < 0.55 else Tissue.FAT
-    if rng.random() < 0.7:
-        t[midline & (scene.fine > rng.uniform(-0.5, 0.8))] = Tissue.FAT
+    t[midline] = Tissue.LIGAMENT if rng.random() < 0.6 else Tissue.FAT
+    if rng.random() < 0.8:
+        t[midline & (scene.fine > rng.uniform(-0.8, 0.8))] = Tissue.FAT
     columns = 5 * np.exp(-(((np.abs(b) - 28 * s) / (16 * s)) ** 2)) - 0.0035 * np.maximum(np.abs(b) - 45 * s, 0) ** 2
     top = deep + columns
     t[a > top - 1.6] = Tissue.FASCIA
