@@ -1,14 +1,14 @@
 """Which body components are vertebrae of one spine, which are fragments, and which are something else.
 
 A semantic mask of a hard scan holds body labels in the pelvis, the abdomen and the sacrum, and bodies broken into
-pieces.  Vertebrae follow each other: full-sized, each below the last, at regular distances.  Counting depends on this.
-All lengths are millimetres; axes are PIR.
+pieces.  Vertebrae follow each other: full-sized, each below the last, with a disc's height between them.  Counting
+depends on this.  All lengths are millimetres; axes are PIR.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -20,17 +20,27 @@ from spineps.phases.components import boxes, centres, counts
 FULL_SIZE, SIMILAR = 0.35, 60.0
 #: Next bodies are at least this far apart (C4 to C5 of a small adult: 14 mm), and not further aside than this slope.
 LEAST_STEP, SLOPE, SLACK = 8.0, 1.2, 5.0
-#: Between two bodies there is room for a third from this multiple of the usual distance on (a flat vertebra: 1.45).
-ROOM = 1.4
-#: A body at the end of the row that lies further away than this multiple of the usual distance is none of it.
-FAR = 1.8
+#: Multiples of the usual body height.  The space between two bodies is about 0.3; with a body missing 1.6, with a flat
+#: one between them 0.9.  An end of the row beyond ``FAR`` is none of it; from ``ROOM`` on fragments may be a body.
+FAR, ROOM = 1.8, 0.7
+#: Two pieces without a disc between them that reach no further than this are one body (two bodies: 2.3).
+ONE_BODY = 1.25
 #: A body cut by the edge of the scan counts from this share of its neighbour's volume on.
 CUT_SHARE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A component that may be a body: number, centre (mm), volume (mm3), extent along the spine, cut by the scan."""
+    """A component that may be a body.
+
+    Attributes:
+        number: of the component.
+        centre: (3,) mm.
+        volume: mm3.
+        low, high: extent along axis 1, mm.
+        depth: extent along axis 0, mm.
+        cut: reaches the upper or lower end of the scan.
+    """
 
     number: int
     centre: np.ndarray
@@ -41,36 +51,41 @@ class Candidate:
     cut: bool
 
 
-def spine_of(whole: np.ndarray, zoom: Sequence[float], extent: tuple[int, int]) -> dict[int, int]:
+def spine_of(
+    whole: np.ndarray, zoom: Sequence[float], extent: tuple[int, int], discs: Sequence[np.ndarray] = ()
+) -> dict[int, int]:
     """Which component belongs to which vertebral body.
 
     Args:
         whole: component numbers, PIR.
         zoom: voxel size in mm.
-        extent: first and last slice along axis 1 that the scan is seen to cover.
+        extent: first slice along axis 1 that the scan is seen to cover, and the one after the last.
+        discs: voxel indices of the centres of all discs.
 
     Returns:
         {component: component that stands for its body}; components that are no vertebra are missing.
     """
-    found = _candidates(whole, zoom, extent)
+    found = candidates(whole, zoom, extent)
     if len(found) < 2:
         return {c.number: c.number for c in found}
-    chain = _trimmed(_heaviest_chain([c for c in found if _full_sized(c, found)]))
+    chain = _heaviest_chain([c for c in found if _full_sized(c, found)])
+    chain, result = _joined(chain, [disc * np.asarray(zoom) for disc in discs])
+    chain = _trimmed(chain)
+    kept = {c.number for c in chain}
+    result = {piece: body for piece, body in result.items() if body in kept}
     if len(chain) < 2:
-        return {c.number: c.number for c in chain}
-    steps = _steps(chain)
-    usual = [_usual_step(chain, steps, k) for k in range(len(steps))]
-    result = {c.number: c.number for c in chain}
+        return result
     rest = [c for c in found if c.number not in result]
     for k, (upper, lower) in enumerate(pairwise(chain)):
-        if steps[k] > ROOM * usual[k]:
+        if lower.low - upper.high > ROOM * _usual_height(chain, k):
             result.update(_between(upper, lower, rest))
-    result.update(_beyond(chain[0], chain[1], usual[0], rest))
-    result.update(_beyond(chain[-1], chain[-2], usual[-1], rest))
+    result.update(_beyond(chain, rest))
+    result.update(_beyond(chain[::-1], rest))
     return result
 
 
-def _candidates(whole: np.ndarray, zoom: Sequence[float], extent: tuple[int, int]) -> list[Candidate]:
+def candidates(whole: np.ndarray, zoom: Sequence[float], extent: tuple[int, int]) -> list[Candidate]:
+    """All components from the top."""
     scale = np.asarray(zoom, float)
     size, where = counts(whole), boxes(whole)
     found = []
@@ -81,10 +96,10 @@ def _candidates(whole: np.ndarray, zoom: Sequence[float], extent: tuple[int, int
                 number,
                 centre * scale,
                 float(size[number] * np.prod(scale)),
-                box[1].start * scale[1],
-                box[1].stop * scale[1],
-                (box[0].stop - box[0].start) * scale[0],
-                box[1].start <= extent[0] + 1 or box[1].stop >= extent[1],
+                float(box[1].start * scale[1]),
+                float(box[1].stop * scale[1]),
+                float((box[0].stop - box[0].start) * scale[0]),
+                bool(box[1].start <= extent[0] + 1 or box[1].stop >= extent[1] - 1),
             )
         )
     return sorted(found, key=lambda c: (c.centre[1], c.number))
@@ -117,6 +132,46 @@ def _follows(upper: Candidate, lower: Candidate) -> bool:
     return bool(step[1] >= LEAST_STEP and float(np.hypot(step[0], step[2])) <= SLOPE * step[1] + SLACK)
 
 
+def _usual_height(row: Sequence[Candidate], place: int, width: int = 2) -> float:
+    """Median height of up to three whole bodies on each side of the ``width`` ones from ``place`` on."""
+    others = [*row[max(place - 3, 0) : place], *row[place + width : place + width + 3]]
+    heights = [c.high - c.low for c in others if not c.cut] or [c.high - c.low for c in row[place : place + width]]
+    return float(np.median(heights))
+
+
+def _joined(chain: list[Candidate], discs: Sequence[np.ndarray]) -> tuple[list[Candidate], dict[int, int]]:
+    """Two pieces of one body, one above the other, become one."""
+    owner = {c.number: c.number for c in chain}
+    place = 0
+    while place + 1 < len(chain):
+        upper, lower = chain[place : place + 2]
+        alone = len(chain) == 2
+        small = lower.high - upper.low <= ONE_BODY * _usual_height(chain, place)
+        if alone or not small or _disc_between(upper, lower, discs):
+            place += 1
+            continue
+        total = upper.volume + lower.volume
+        whole = replace(
+            upper,
+            centre=(upper.centre * upper.volume + lower.centre * lower.volume) / total,
+            volume=total,
+            high=max(upper.high, lower.high),
+            low=min(upper.low, lower.low),
+            cut=upper.cut or lower.cut,
+        )
+        owner.update({n: upper.number for n, o in owner.items() if o == lower.number})
+        chain = [*chain[:place], whole, *chain[place + 2 :]]
+    return chain, owner
+
+
+def _disc_between(upper: Candidate, lower: Candidate, discs: Sequence[np.ndarray]) -> bool:
+    for disc in discs:
+        aside = disc - (upper.centre + lower.centre) / 2
+        if upper.centre[1] < disc[1] < lower.centre[1] and float(np.hypot(aside[0], aside[2])) < upper.depth:
+            return True
+    return False
+
+
 def _trimmed(chain: Sequence[Candidate]) -> list[Candidate]:
     """Ends that are much smaller than the bodies inwards, or far away from them, are taken off.
 
@@ -126,7 +181,7 @@ def _trimmed(chain: Sequence[Candidate]) -> list[Candidate]:
     for end in (-1, 1):
         row = kept[::end]
         while len(row) > 2:
-            if _is_far(row) or _is_small(row, 0):
+            if _space(row[0], row[1]) > FAR * _usual_height(row, 0, 1) or _is_small(row, 0):
                 row = row[1:]
             elif row[0].cut and _is_small(row, 1):
                 row = row[2:]
@@ -136,60 +191,46 @@ def _trimmed(chain: Sequence[Candidate]) -> list[Candidate]:
     return kept
 
 
+def _space(a: Candidate, b: Candidate) -> float:
+    return max(a.low, b.low) - min(a.high, b.high)
+
+
 def _is_small(row: Sequence[Candidate], place: int) -> bool:
     inwards = [c.volume for c in row[place + 1 : place + 4]]
     return bool(inwards) and not row[place].cut and row[place].volume < FULL_SIZE * float(np.median(inwards))
 
 
-def _is_far(row: Sequence[Candidate]) -> bool:
-    steps = np.abs(_steps(row))
-    return bool(steps[0] > FAR * _usual_step(row, steps, 0))
-
-
-def _steps(chain: Sequence[Candidate]) -> np.ndarray:
-    return np.array([b.centre[1] - a.centre[1] for a, b in pairwise(chain)])
-
-
-def _usual_step(chain: Sequence[Candidate], steps: np.ndarray, place: int) -> float:
-    """Distance expected at one gap: the median of up to three others on each side, or what the bodies' heights say."""
-    others = [float(steps[k]) for k in range(max(place - 3, 0), min(place + 4, len(steps))) if k != place]
-    heights = [c.high - c.low for c in chain[place : place + 2] if not c.cut]
-    guess = 1.2 * min(heights) if heights else float(steps[place])
-    return float(np.median(others)) if len(others) >= 2 else max([guess, *others])
-
-
 def _between(upper: Candidate, lower: Candidate, rest: Sequence[Candidate]) -> dict[int, int]:
-    """The fragments that lie between two bodies with room for one more, joined level by level."""
+    """The fragments that lie between two bodies with room for one more are that one."""
     inside = []
     for c in rest:
-        if upper.centre[1] < c.centre[1] < lower.centre[1]:
-            t = (c.centre[1] - upper.centre[1]) / (lower.centre[1] - upper.centre[1])
-            line = upper.centre + t * (lower.centre - upper.centre)
-            aside = float(np.hypot(*(c.centre - line)[[0, 2]]))
-            middle = 0.2 < t < 0.8
-            if middle and aside <= 0.8 * max(upper.depth, lower.depth):
-                inside.append(c)
-    if not inside:
-        return {}
-    largest = max(inside, key=lambda c: (c.volume, -c.number))
-    if sum(c.volume for c in inside) < CUT_SHARE * min(upper.volume, lower.volume):
-        return {}
-    return {c.number: largest.number for c in inside}
+        t = (c.centre[1] - upper.centre[1]) / (lower.centre[1] - upper.centre[1])
+        if 0.2 < t < 0.8 and _aside(c, upper.centre + t * (lower.centre - upper.centre)) <= 0.8 * lower.depth:
+            inside.append(c)
+    return _as_one(inside, CUT_SHARE * min(upper.volume, lower.volume))
 
 
-def _beyond(end: Candidate, inner: Candidate, usual: float, rest: Sequence[Candidate]) -> dict[int, int]:
-    """A smaller component beyond the last body is one more only when the scan cuts it off."""
-    outwards = np.sign(end.centre[1] - inner.centre[1])
+def _beyond(row: Sequence[Candidate], rest: Sequence[Candidate]) -> dict[int, int]:
+    """A small component beyond the first of a row is one more body only when the scan cuts it off."""
+    end, inner = row[0], row[1]
+    usual = _usual_height(row, 0, 1)
     slope = (end.centre - inner.centre) / max(abs(end.centre[1] - inner.centre[1]), 1e-6)
     inside = []
     for c in rest:
-        step = (c.centre[1] - end.centre[1]) * outwards
-        if not (c.cut and 0.3 * usual <= step <= 1.5 * usual):
-            continue
-        aside = c.centre - (end.centre + slope * step)
-        if float(np.hypot(aside[0], aside[2])) <= 0.8 * end.depth:
+        step = (c.centre[1] - end.centre[1]) * np.sign(slope[1])
+        next_to_it = step > 0.3 * usual and _space(c, end) <= ROOM * usual
+        if c.cut and next_to_it and _aside(c, end.centre + slope * step) <= 0.8 * end.depth:
             inside.append(c)
-    if not inside or sum(c.volume for c in inside) < CUT_SHARE * end.volume:
+    return _as_one(inside, CUT_SHARE * end.volume)
+
+
+def _aside(candidate: Candidate, point: np.ndarray) -> float:
+    away = candidate.centre - point
+    return float(np.hypot(away[0], away[2]))
+
+
+def _as_one(parts: Sequence[Candidate], least: float) -> dict[int, int]:
+    if not parts or sum(c.volume for c in parts) < least:
         return {}
-    largest = max(inside, key=lambda c: (c.volume, -c.number))
-    return {c.number: largest.number for c in inside}
+    largest = max(parts, key=lambda c: (c.volume, -c.number))
+    return {c.number: largest.number for c in parts}

@@ -63,10 +63,11 @@ def find_bodies(
     core = _cores(sem, minimum, clean)
     whole = _whole_bodies(sem, core)
     extent = _seen_extent(sem)
-    spine = spine_of(whole, zoom, extent)
+    discs = _disc_centres(sem)
+    spine = spine_of(whole, zoom, extent, discs)
     core, whole = (relabel(array, spine, keep_others=False) for array in (core, whole))
     if solve_merged:
-        core, whole = _solve_merged(sem, core, whole, zoom, extent)
+        core, whole = _solve_merged(core, whole, zoom, extent, discs)
     found = centres(core)
     order = sorted(found, key=lambda i: (-found[i][1], i))
     whole = relabel(whole, {old: new for new, old in enumerate(order, 1)}).astype(np.uint16)
@@ -121,12 +122,15 @@ def _whole_bodies(sem: np.ndarray, core: np.ndarray) -> np.ndarray:
 
 
 def _solve_merged(
-    sem: np.ndarray, core: np.ndarray, whole: np.ndarray, zoom: Sequence[float], extent: tuple[int, int]
+    core: np.ndarray,
+    whole: np.ndarray,
+    zoom: Sequence[float],
+    extent: tuple[int, int],
+    discs: Sequence[np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut every body that is far taller and larger than its neighbours predict, if the pieces look like bodies."""
     core, whole = core.copy(), whole.copy()
     shapes = describe(whole, zoom, extent)
-    discs = _disc_heights(sem)
     for body in sorted(shapes, key=lambda i: shapes[i].centre[1]):
         others = [s for i, s in shapes.items() if i != body]
         number = pieces_in(shapes[body], expected(shapes[body], others), _has_disc_inside(shapes[body], discs, zoom))
@@ -154,7 +158,7 @@ def _box_of(labels: np.ndarray, label: int) -> Box:
     return box
 
 
-def _disc_heights(sem: np.ndarray) -> list[np.ndarray]:
+def _disc_centres(sem: np.ndarray) -> list[np.ndarray]:
     box = bounding_box(sem == DISC)
     if box is None:
         return []

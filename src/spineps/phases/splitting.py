@@ -13,17 +13,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from spineps.phases.components import boxes, centres, counts, label_components
+from spineps.volume import bounding_box
 
 #: From this multiple of the predicted body plus disc on (1.5 is halfway between one and two).
 MERGED = 1.5
 #: The same beside a disc fragment that lies inside the body (published: volume ratio 1.5).
 MERGED_AROUND_DISC = 1.35
-#: Height over depth: single bodies of all levels stay below 1.0 in the mean (C3 0.9, T6 0.75, L3 0.8).
-SURE_ASPECT, LEAST_ASPECT = 1.45, 1.1
+#: Height over depth: single bodies of all levels stay below 1.0 in the mean (C3 0.95, T6 0.75, L3 0.8).
+USUAL_ASPECT, SURE_ASPECT, LEAST_ASPECT = 0.9, 1.45, 1.1
 #: A neighbour counts when it is at most this many bodies away (published).
 NEIGHBOURHOOD = 5
 #: Least share of thickness that the thinner piece has of the thicker.
 ALIKE = 0.5
+#: Least share of volume that the smaller of two pieces parted by erosion has of the larger.
+EVEN = 0.8
+#: A cross-section is a notch below this share of the ones around it.
+NOTCH = 0.9
 #: Disc height as a share of body height where it cannot be measured (0.2 thoracic to 0.35 lumbar).
 DISC_SHARE = 0.25
 
@@ -75,13 +80,13 @@ def describe(whole: np.ndarray, zoom: Sequence[float], extent: tuple[int, int]) 
 
 
 def expected(shape: Shape, others: Sequence[Shape]) -> tuple[float, float] | None:
-    """(height, volume) that the neighbours predict; None with fewer than two usable ones.
+    """(height, volume) that the neighbours predict; None when the scan cuts all of them.
 
     The median of the straight lines through pairs of neighbours (Theil-Sen, in logarithms) is not moved by one further
     outlier, and follows the growth of bodies from neck to loin.
     """
     near = [s for s in others if not s.cut and abs(s.place - shape.place) <= NEIGHBOURHOOD]
-    if len(near) < 2:
+    if not near:
         return None
     places = np.array([s.place for s in near], float)
     height, volume = (
@@ -95,19 +100,28 @@ def pieces_in(shape: Shape, prediction: tuple[float, float] | None, disc_inside:
     aspect = shape.height / max(shape.depth, 1e-6)
     if prediction is None:
         # Nothing to compare with: only the shape itself can tell.
-        return max(round((aspect / 0.8 + DISC_SHARE) / (1 + DISC_SHARE)), 2) if aspect > SURE_ASPECT else 1
+        return max(_number(aspect / USUAL_ASPECT), 2) if aspect > SURE_ASPECT else 1
     height, volume = prediction
-    ratio = min((shape.height / height + DISC_SHARE) / (1 + DISC_SHARE), shape.volume / volume)
+    ratio = min(_bodies(shape.height / height), shape.volume / volume)
     if aspect < LEAST_ASPECT or ratio < (MERGED_AROUND_DISC if disc_inside else MERGED):
         return 1
-    return max(round((shape.height / height + DISC_SHARE) / (1 + DISC_SHARE)), 2)
+    return max(_number(shape.height / height), 2)
+
+
+def _bodies(heights: float) -> float:
+    """How many bodies, with discs between them, are as tall as so many body heights."""
+    return (heights + DISC_SHARE) / (1 + DISC_SHARE)
+
+
+def _number(heights: float) -> int:
+    return round(_bodies(heights))
 
 
 def split_body(mask: np.ndarray, zoom: Sequence[float], axis: np.ndarray, number: int) -> np.ndarray | None:
     """Cut a body into ``number`` pieces.
 
     Two pieces that erosion can part are cut as in the published system, by the plane where they meet again when they
-    grow.  Otherwise each cut is a plane across the spine at the narrowest place near where a body should end.
+    grow.  Otherwise each cut is a plane across the spine where a body should end, or at a notch near there.
 
     Args:
         mask: bool, the body's own box.
@@ -122,7 +136,8 @@ def split_body(mask: np.ndarray, zoom: Sequence[float], axis: np.ndarray, number
         plane = parting_plane(mask)
         if plane is not None:
             sides = halves(mask, *plane)
-            if _balanced(sides, zoom, axis):
+            # Erosion may also part a body at its slim middle: then the plane lies far from the middle of the two.
+            if counts(sides)[1:].min() >= EVEN * counts(sides)[1:].max():
                 return sides
     sides = _cross_cuts(mask, zoom, axis, number)
     return sides if _balanced(sides, zoom, axis) else None
@@ -134,33 +149,30 @@ def parting_plane(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     Erode until the mask falls apart, let the two largest parts grow in turn until they overlap: the plane goes through
     the overlap's centre, across the line between the parts.  None when the mask vanishes before it falls apart.
     """
-    from scipy.ndimage import binary_dilation, binary_erosion
+    from scipy.ndimage import binary_erosion, distance_transform_cdt
 
-    cube = np.ones((3, 3, 3), bool)
-    room = 16
-    state = np.pad(mask, room)
+    box = bounding_box(mask)
+    if box is None:
+        return None
+    room = 20
+    state = np.pad(mask[box], room)
     for _ in range(10):
-        state = binary_erosion(state, cube)
+        state = binary_erosion(state, np.ones((3, 3, 3), bool))
         parts, count = label_components(state, 26)
         if count > 1:
             break
     else:
         return None
-    size = counts(parts, count + 1)
-    first, second = sorted(np.argsort(-size[1:], kind="stable")[:2] + 1)
     middle = centres(parts)
-    if middle[first][1] > middle[second][1]:
-        first, second = second, first
-    upper, lower = parts == first, parts == second
-    for step in range(4 * max(mask.shape)):
-        if step % 2 == 0:
-            upper = binary_dilation(upper, cube)
-        else:
-            lower = binary_dilation(lower, cube)
-        overlap = upper & lower
+    largest = np.argsort(-counts(parts, count + 1)[1:], kind="stable")[:2] + 1
+    upper, lower = sorted(largest.tolist(), key=lambda part: middle[part][1])
+    # Growing by one voxel in turn is a threshold on the chessboard distance.
+    far_up, far_down = (distance_transform_cdt(parts != part, "chessboard") for part in (upper, lower))
+    for step in range(1, 2 * room):
+        overlap = (far_up <= (step + 1) // 2) & (far_down <= step // 2)
         if overlap.any():
-            point = np.argwhere(overlap).mean(axis=0)
-            return point - room, middle[first] - middle[second]
+            point = np.argwhere(overlap).mean(axis=0) - room + [s.start for s in box]
+            return point, middle[upper] - middle[lower]
     return None
 
 
@@ -183,10 +195,10 @@ def _cross_cuts(mask: np.ndarray, zoom: Sequence[float], axis: np.ndarray, numbe
     for cut in range(1, number):
         target = length * cut / number
         reach = 0.3 * length / number
-        window = np.arange(max(int(target - reach), 1), min(int(target + reach) + 1, length))
-        # Without a waist all cross-sections are equal: then the nearest to the middle wins.
-        cost = area[window] / area.max() + 0.05 * np.abs(window + 0.5 - target) / reach
-        place = window[int(cost.argmin())]
+        window = area[max(int(target - reach), 0) : int(target + reach) + 2]
+        # A notch counts, a slope does not: bodies are slim in the middle, and a disc turned to bone bulges.
+        notch = window.min() < NOTCH * min(window[0], window[-1])
+        place = max(int(target - reach), 0) + int(window.argmin()) if notch else int(target - 0.5)
         side += (bins > place).astype(np.uint8)
     out = np.zeros(mask.shape, np.uint8)
     out[tuple(voxels.T)] = side
@@ -223,7 +235,7 @@ def _extent(values: np.ndarray, percentile: float) -> float:
 
 def _theil_sen(x: np.ndarray, y: np.ndarray, at: float) -> float:
     i, j = np.triu_indices(len(x), 1)
-    slope = float(np.median((y[j] - y[i]) / (x[j] - x[i])))
+    slope = float(np.median((y[j] - y[i]) / (x[j] - x[i]))) if len(i) else 0.0
     # Bodies never change by more than an eighth from one level to the next.
     slope = min(max(slope, -0.12), 0.12)
     return float(np.exp(np.median(y - slope * x) + slope * at))

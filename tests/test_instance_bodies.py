@@ -1,0 +1,176 @@
+"""Finding bodies: golden parity, merged and tall bodies, and scans that hold more than a spine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from phantom_column import Column, build
+
+from spineps.phases import splitting
+from spineps.phases.corpus import find_bodies
+
+GOLDEN = Path(__file__).parent / "golden" / "instance"
+REFERENCE = (0.75, 0.75, 1.65)
+
+
+def golden(name: str) -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / f"{name}.npz") as data:
+        return dict(data)
+
+
+def bodies_of(recipe: Column, **options):
+    sem, truth = build(recipe)
+    return find_bodies(sem.array, sem.zoom, 50, **options), sem.array, truth.array
+
+
+def owners(labels: np.ndarray, truth: np.ndarray, sem: np.ndarray) -> list[int]:
+    """For every body from the top: the vertebra that holds most of it."""
+    return [int(np.bincount(truth[(labels == k) & (sem == 49)]).argmax()) for k in range(int(labels.max()), 0, -1)]
+
+
+@pytest.mark.parametrize("name", ["n12_fine", "n2", "n3_splitep_dens", "n4_noep", "n6", "n6_nosacrum"])
+@pytest.mark.parametrize(("solve", "key"), [(True, "coms"), (False, "coms_unsplit")])
+def test_centres_match_the_recording(name, solve, key):
+    g = golden(name)
+    zoom = np.sqrt((g["affine"][:3, :3] ** 2).sum(axis=0))
+    assert find_bodies(g["sem"], zoom, 30, solve_merged=solve).centres == pytest.approx(g[key], abs=1e-9)
+
+
+def test_bodies_beside_a_kept_disc_are_split_as_recorded():
+    g = golden("merged_bodies_disc_kept")
+    assert find_bodies(g["sem"], REFERENCE, 43).centres == pytest.approx(g["coms_split"], abs=1e-9)
+    assert len(find_bodies(g["sem"], REFERENCE, 43, solve_merged=False).centres) == len(g["coms_nosplit"]) == 6
+
+
+@pytest.mark.parametrize("name", ["merged_bodies_disc_gone", "merged_corpi_n7"])
+def test_merged_bodies_are_found_without_their_disc(name):
+    g = golden(name)
+    found = find_bodies(g["sem"], REFERENCE, 43).centres
+    assert len(g["coms_split"]) == 6  # recorded wrong: seven vertebrae
+    assert found[:, 1] == pytest.approx(np.array([279.5, 239.5, 199.5, 159.5, 119.5, 79.5, 39.5]), abs=5)
+
+
+def test_parting_plane_matches_the_recording():
+    g = golden("separate_two_bodies")
+    two = g["two"] > 0
+    point, normal = splitting.parting_plane(two)
+    assert np.array_equal(splitting.halves(two, point, normal), g["split"])
+    assert np.array_equal(splitting.halves(np.ones_like(two), point, normal), g["plane"])
+
+
+def test_a_body_cut_by_the_image_counts():
+    g = golden("sample_mri")
+    found = find_bodies(g["sem_in"], (1.5, 1.5, 1.5), 30).centres
+    assert len(g["coms"]) == 2  # recorded: erosion at the image border loses the uppermost of three
+    assert len(found) == 3
+    assert found[:2] == pytest.approx(g["coms"], abs=1.0)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.integers(0, 17),
+    st.integers(3, 8),
+    st.data(),
+    st.booleans(),
+    st.sampled_from([(1.0, 1.0, 2.0), (0.8, 0.8, 3.3), (1.2, 1.2, 1.2)]),
+)
+def test_a_merged_pair_is_cut_wherever_it_is(first, count, data, disc_kept, zoom):
+    gap = data.draw(st.integers(0, count - 1))
+    recipe = Column([first + k * 0.9 for k in range(count + 1)], frozenset({gap}), disc_kept, zoom=zoom)
+    found, sem, truth = bodies_of(recipe)
+    assert owners(found.labels, truth, sem) == list(range(1, count + 2))
+    merged = np.isin(truth, (gap + 1, gap + 2)) & (sem == 49)
+    right = found.labels[merged] == count + 2 - truth[merged].astype(int)
+    assert right.mean() > 0.9
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 17), st.integers(2, 8), st.data(), st.floats(0.6, 1.3))
+def test_a_taller_or_flatter_body_stays_whole(first, count, data, factor):
+    which = data.draw(st.integers(0, count - 1))
+    found, sem, truth = bodies_of(Column([first + k * 0.9 for k in range(count)], stretch={which: factor}))
+    assert owners(found.labels, truth, sem) == list(range(1, count + 1))
+
+
+@pytest.mark.parametrize("gaps", [{2, 3}, {1, 4}, {0, 1, 2}])
+def test_more_than_two_bodies_grown_together(gaps):
+    found, sem, truth = bodies_of(Column(range(13, 22), frozenset(gaps)))
+    assert owners(found.labels, truth, sem) == list(range(1, 10))
+
+
+@pytest.mark.parametrize("gaps", [set(), {3}, {20}])
+def test_whole_spine_from_c3_to_l5(gaps):
+    found, sem, truth = bodies_of(Column(range(22), frozenset(gaps), sway=25.0, width=30.0))
+    assert owners(found.labels, truth, sem) == list(range(1, 23))
+
+
+def test_two_bodies_alone_in_the_image_are_told_by_their_shape():
+    found, sem, truth = bodies_of(Column([18, 19], frozenset({0})))
+    assert owners(found.labels, truth, sem) == [1, 2]
+    assert len(bodies_of(Column([18]))[0].centres) == 1
+
+
+def test_a_dens_is_no_second_body():
+    recipe = Column(np.arange(7) * 0.9, dens=16.0, stretch={0: 1.3})
+    found, sem, truth = bodies_of(recipe)
+    assert owners(found.labels, truth, sem) == list(range(1, 8))
+
+
+@pytest.mark.parametrize("width", [3.3, 6.6, 9.9])
+def test_few_slices(width):
+    found, sem, truth = bodies_of(Column(width=width, zoom=(0.8, 0.8, 3.3)))
+    assert owners(found.labels, truth, sem) == list(range(1, 8))
+
+
+@pytest.mark.parametrize("pad", [0, 4])
+def test_a_body_of_which_a_third_is_seen(pad):
+    sem, truth = build(Column(top_cut=17.0))
+    sem, truth = sem.padded(pad), truth.padded(pad)
+    found = find_bodies(sem.array, sem.zoom, 50)
+    assert owners(found.labels, truth.array, sem.array) == list(range(1, 8))
+
+
+def test_body_labels_outside_the_spine_do_not_count():
+    sem, truth = build(Column())
+    array = sem.array.copy()
+    end = int(np.flatnonzero((truth.array == 7).any(axis=(0, 2)))[-1])
+    array = np.pad(array, ((0, 0), (0, 90), (0, 0)))
+    array[70:85, end + 15 : end + 30, 5:15] = 49  # a piece of the sacrum
+    array[95:108, 60:90, 2:20] = 49  # something behind the spine
+    array[25:40, end + 75 : end + 88, 5:15] = 49  # the bladder
+    found = find_bodies(array, sem.zoom, 50)
+    assert len(found.centres) == 7
+    assert set(np.unique(truth.array[found.labels[:, : truth.shape[1]] > 0])) <= set(range(8))
+
+
+@pytest.mark.parametrize("axis", ["height", "side"])
+def test_a_body_in_pieces_counts_once(axis):
+    sem, truth = build(Column())
+    array = sem.array
+    body = np.argwhere((truth.array == 4) & (array == 49))
+    p, i, r = ((body[:, k].min() + body[:, k].max()) // 2 for k in range(3))
+    cut = (slice(None), slice(i - 3, i + 3), slice(None)) if axis == "height" else (slice(None), slice(None), r)
+    array[cut] = np.where((truth.array == 4)[cut], 0, array[cut])
+    found = find_bodies(array, sem.zoom, 50)
+    assert owners(found.labels, truth.array, array) == list(range(1, 8))
+    assert p > 0
+
+
+def test_nothing_to_find():
+    found = find_bodies(np.zeros((5, 5, 5), np.uint8), (1, 1, 1))
+    assert found.centres.shape == (0, 3)
+    assert not found.labels.any()
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 17), st.integers(2, 7), st.booleans())
+def test_the_mirror_image_has_the_mirrored_bodies(first, count, merged):
+    gaps = frozenset({0}) if merged else frozenset()
+    sem, _ = build(Column([first + 0.9 * k for k in range(count)], gaps))
+    plain, mirrored = find_bodies(sem.array, sem.zoom, 50), find_bodies(sem.array[..., ::-1], sem.zoom, 50)
+    assert np.array_equal(plain.labels > 0, mirrored.labels[..., ::-1] > 0)
+    assert (plain.labels == mirrored.labels[..., ::-1]).mean() > 0.999
