@@ -415,9 +415,7 @@ class TestDataset:
 
     def test_every_file(self, bids: Path) -> None:
         semantic, instance = Oracle(TRUTH, config(**T2W)), ByHeight()
-        answer = process_dataset(
-            bids, instance, semantic, ignore_bids_filter=True, snapshot_copy_folder=True, **self.how
-        )
+        answer = process_dataset(bids, instance, semantic, ignore_bids_filter=True, snapshot_copy_folder=True, **SILENT)
         assert (answer["seen"], answer["processed"], answer["failed"]) == (5, 3, 2)
         assert {code for code, _ in answer["failures"]} == {ErrCode.COMPATIBILITY}
         assert len(list((bids / "snaps_seg").glob("*.png"))) == 3
@@ -432,7 +430,7 @@ class TestDataset:
             raise ZeroDivisionError
 
         monkeypatch.setattr(Oracle, "probabilities", broken)
-        answer = process_dataset(bids, ByHeight(), Oracle(TRUTH, config(**T2W)), override_semantic=True, **self.how)
+        answer = process_dataset(bids, ByHeight(), Oracle(TRUTH, config(**T2W)), override_semantic=True, **SILENT)
         assert {code for code, _ in answer["failures"]} == {ErrCode.UNREADABLE, ErrCode.UNKNOWN}
 
     def test_models_and_pairs(self, bids: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from spineps.cli.report import Reporter
-from spineps.models.enums import MR_MODALITIES, Modality
+from spineps.models.enums import Modality
+from spineps.models.model import SemanticModel
 from spineps.models.registry import get_instance_model, get_labeling_model, get_semantic_model
 from spineps.outputs.paths import Scan
 from spineps.pipeline import Progress
@@ -30,18 +31,12 @@ def run_dataset(
         **keywords: of :func:`spineps.seg_run.process_dataset`.
     """
     semantic, instance, labeling = names
-    if semantic is not None:
-        models = [get_semantic_model(semantic, **how)]
-        wanted: list[tuple[Modality, ...]] = [models[0].modalities]
-    else:
-        models = [get_semantic_model("t2w", **how), get_semantic_model("ct", **how)]
-        wanted = [MR_MODALITIES, (Modality.CT,)]
-    chosen = [
-        (model, (modality, plane))
-        for model, modalities in zip(models, wanted, strict=True)
-        for modality in modalities
-        for plane in model.config.acquisitions
-    ]
+    # Each modality goes to the first model that accepts it.
+    taken: dict[Modality, SemanticModel] = {}
+    for name in [semantic] if semantic is not None else ["t2w", "t1w", "vibe", "ct"]:
+        model = get_semantic_model(name, **how)
+        taken = dict.fromkeys(model.modalities, model) | taken
+    chosen = [(m, (modality, plane)) for modality, m in taken.items() for plane in m.config.acquisitions]
 
     def progress(scan: Scan, number: int, count: int) -> Progress:
         reporter.next_scan()
