@@ -30,7 +30,9 @@ _CERVICAL = (18.0, 21.0, 17.0, 17.0, 17.2, 18.1, 19.2)
 _THORACIC = (20.0, 20.5, 21.0, 21.7, 22.7, 24.0, 25.2, 26.1, 27.2, 28.5, 30.0, 32.1, 32.5)
 _LUMBAR = (34.2, 35.8, 36.7, 37.3, 37.0, 36.0)
 PITCH = np.array([*_CERVICAL, *_THORACIC, *_LUMBAR])
-PITCH_SPREAD, STATURE_SPREAD = 0.08, 0.07
+# Relative spread of one distance, and of stature.  Distances of one person err together, hence the large first number:
+# chosen by us on 300 generated spines, where names that rest on sizes alone are then right as often as they claim.
+PITCH_SPREAD, STATURE_SPREAD = 0.16, 0.10
 STATURES = np.exp(STATURE_SPREAD * np.array([-1.5, -0.75, 0.0, 0.75, 1.5]))
 #: A distance of this many usual ones means that a vertebra in between was not found; below the first one more is
 #: needed, because C2 with its dens is far from C3.
