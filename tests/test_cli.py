@@ -102,7 +102,8 @@ def test_both_generations_of_flags(spelling: str, scan: Path, stub_models: dict[
 FLAGS = """
 --derivative-name -dn --save-debug -sd --save-softmax-logits -ssl --save-modelres-mask -smrm --override-semantic -os
 --override-instance -oi --override-postpair -opp --override-ctd -oc --ignore-inference-compatibility -iic --no-crop
---no-n4 --enforce-12-thoracic --no-enforce-12-thoracic --batch-size -bs --amp --step-size --no-tta --cpu --run-cprofiler -rcp --verbose -v -ms -mi -ml -i
+--no-n4 --enforce-12-thoracic --no-enforce-12-thoracic --batch-size -bs --amp --step-size --no-tta --cpu --run-cprofiler
+-rcp --verbose -v -ms -mi -ml -i
 """
 
 

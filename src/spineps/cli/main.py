@@ -191,7 +191,7 @@ def demo(
     threads: flags.Threads = None,
     verbose: flags.Verbose = False,
 ) -> None:
-    """Try it: a real T2w crop and a generated lumbar scan (or your own scan), results in one folder."""
+    """Try it on a real crop and a generated scan, or on your own."""
     from spineps.cli.demo import run_demo
 
     raise typer.Exit(run_demo(input, out, threads, verbose))
@@ -239,6 +239,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = modern(sys.argv[1:] if arguments is None else arguments)
     from spineps.errors import SpinepsError
 
+    # Importing rich's panels takes as long as all the rest, and the overview looks as well without them.
+    app.rich_markup_mode = "rich" if given and not given[0].startswith("-") else None
     try:
         app(args=given, prog_name="spineps")
     except SpinepsError as error:
