@@ -202,3 +202,29 @@ def test_unknown_choices_are_refused() -> None:
         random_image_spec(rng, "PET")
     with pytest.raises(ValueError, match="region"):
         make_phantom(0, "knee")
+
+
+def test_diseases_are_drawn() -> None:
+    """Each disease changes the label map where it should, and a fused disc leaves bone in its place."""
+    healthy = random_spec(np.random.default_rng(5), "lumbar", thoracic=12, lumbar=5, pathology=0)
+    healthy = replace(healthy, view=View(22.0, (5.0, 0.0, 0.0)))
+    grid = field_of_view((52, 60, 44), (2.0, 2.0, 2.0))
+
+    def with_level(**changes: object) -> Phantom:
+        levels = tuple(replace(v, **changes) if v.id == 22 else v for v in healthy.levels)  # type: ignore[arg-type]
+        return render(replace(healthy, levels=levels), grid)
+
+    disc = next(v.disc for v in healthy.levels if v.id == 22)
+    assert disc is not None
+    before = render(healthy, grid)
+    assert (before.instance == 122).sum() > 300
+    fused = with_level(disc=replace(disc, fused=True, height=4.0))
+    assert not (fused.instance == 122).any()
+    hernia = with_level(disc=replace(disc, hernia=6.0))
+    assert (hernia.instance == 122).sum() > (before.instance == 122).sum()
+    assert (hernia.semantic == anatomy.CANAL).sum() < (before.semantic == anatomy.CANAL).sum()
+    assert (with_level(lesion=8.0).tissue == Tissue.LESION).sum() > 50
+    assert (with_level(modic_lower=6.0).tissue == Tissue.MODIC).sum() > 50
+    assert (with_level(screws=True).tissue == Tissue.METAL).sum() > 50
+    worn = with_level(disc=replace(disc, degeneration=0.9))
+    assert not (worn.tissue[worn.instance == 122] == Tissue.NUCLEUS).any()

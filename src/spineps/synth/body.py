@@ -134,12 +134,13 @@ def _schmorl(frame: Frame, p: np.ndarray, r: np.ndarray, upper: np.ndarray, lowe
 
 @dataclass(frozen=True, eq=False)
 class DiscField:
-    """One disc: masks of all its voxels, of its nucleus and of gas in it."""
+    """One disc: masks of all its voxels, of its nucleus and of gas in it, and mm below its middle."""
 
     box: Box
     mask: np.ndarray
     nucleus: np.ndarray
     gas: np.ndarray | None
+    height: np.ndarray
 
 
 def draw_disc(canvas: Canvas, upper: Frame, lower: Frame, solid: np.ndarray) -> DiscField | None:
@@ -185,7 +186,7 @@ def draw_disc(canvas: Canvas, upper: Frame, lower: Frame, solid: np.ndarray) -> 
         for k in range(3):
             inside += ((local[k] - place[k]) / radii[k]) ** 2
         mask |= inside < 1
-    mask &= ~solid[box]
+    mask = _largest(mask & ~solid[box])
     flat = np.abs(i) / np.float32(disc.height / 2 + 1.2)
     core = rho / np.float32(disc.nucleus)
     # A worn nucleus shrinks and is gone at a degeneration of 0.8; some adults have a dark cleft across it.
@@ -196,7 +197,19 @@ def draw_disc(canvas: Canvas, upper: Frame, lower: Frame, solid: np.ndarray) -> 
     gas = None
     if disc.degeneration > 0.8:
         gas = mask & (flat < 0.35) & (rho < 0.75) & (np.sin(p * 0.6 + upper.level.seed % 7) > 0.2)
-    return DiscField(box, mask, nucleus, gas)
+    return DiscField(box, mask, nucleus, gas, i)
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    """The biggest connected piece: slivers between rims are not disc."""
+    from scipy.ndimage import label
+
+    pieces, count = label(mask, np.ones((3, 3, 3), bool))
+    if count < 2:
+        return mask
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    return pieces == sizes.argmax()
 
 
 def _depth_below_rim(canvas: Canvas, box: Box, frame: Frame, half: float, wedge: float, sign: int) -> np.ndarray:

@@ -154,7 +154,8 @@ def smooth_noise(shape: tuple[int, ...], cells: tuple[float, ...], rng: np.rando
     field = rng.standard_normal((*shape[:-3], *coarse)).astype(np.float32)
     for axis, (n, c) in enumerate(zip(size, cells, strict=True)):
         field = _stretched(field, field.ndim - 3 + axis, n, c)
-    return field / np.float32(field.std() + 1e-6)
+    # A third of the voxels along each axis is plenty to estimate the spread.
+    return field / np.float32(field[..., ::3, ::3, ::3].std() + 1e-6)
 
 
 def _stretched(field: np.ndarray, axis: int, size: int, cell: float) -> np.ndarray:

@@ -15,7 +15,7 @@ from spineps.synth.canvas import FAR, Canvas, smooth_noise, smooth_union
 from spineps.synth.chain import PIR_TO_RAS, Frame, canal_line, frames
 from spineps.synth.spec import SpineSpec
 from spineps.synth.tissues import Tissue
-from spineps.synth.vertebra import parts
+from spineps.synth.vertebra import parts, screws
 from spineps.volume import Box, Grid, Volume
 
 
@@ -84,6 +84,10 @@ def render(spec: SpineSpec, grid: Grid) -> Phantom:
     _marrow_details(spec, placed, bone.bodies, tissue, semantic, instance)
     _draw_discs(canvas, placed, bone.bodies, tissue, semantic, instance)
     _draw_canal(spec, space, rng, tissue, semantic, instance)
+    for frame in placed:
+        if frame.level.screws:
+            for part in screws(frame):
+                surroundings.fill(canvas, frame, part, tissue, Tissue.METAL)
     return Phantom(tissue, semantic, instance, grid, spec)
 
 
@@ -241,11 +245,27 @@ def _draw_discs(
         disc = draw_disc(canvas, upper, placed[index + 1], solid)
         if disc is None:
             continue
+        if upper.level.disc is not None and upper.level.disc.fused:
+            _bridge(disc, upper, placed[index + 1], tissue, semantic, instance)
+            continue
         inside_sacrum = upper.level.id == SACRUM
         semantic[disc.box][disc.mask] = SACRUM if inside_sacrum else DISC
         instance[disc.box][disc.mask] = SACRUM if inside_sacrum else DISC_OFFSET + upper.level.id
         _paint_disc(disc, tissue)
         solid[disc.box] |= disc.mask
+
+
+def _bridge(
+    disc: DiscField, upper: Frame, lower: Frame, tissue: np.ndarray, semantic: np.ndarray, instance: np.ndarray
+) -> None:
+    """Bone in place of a fused disc and its endplates: each half goes to the body next to it."""
+    label, owner, block = semantic[disc.box], instance[disc.box], tissue[disc.box]
+    plates = (owner == ENDPLATE_OFFSET + upper.level.id) & (disc.height > -6)
+    plates |= (owner == ENDPLATE_OFFSET + lower.level.id) & (disc.height < 6)
+    bone = disc.mask | plates
+    label[bone] = CORPUS
+    block[bone] = Tissue.MARROW_BODY
+    owner[bone] = np.where(disc.height[bone] < 0, np.uint8(upper.level.id), np.uint8(lower.level.id))
 
 
 def _paint_disc(disc: DiscField, tissue: np.ndarray) -> None:

@@ -7,7 +7,8 @@ Sherman 1990 and Frostell 2016; curvature: textbook means of supine MRI.  Poster
 in the body frame of one adult (BodyParts3D 4.0), checked against annotated lumbar scans and the volumes of nine VerSe
 masks, rounded.
 
-Levels are keyed by a continuous coordinate: 1..7 = C1..C7, 8..19 = T1..T12, 20..24 = L1..L5, 25..29 = S1..S5, 30..32 coccyx.
+Levels are keyed by a continuous coordinate: 1..7 = C1..C7, 8..19 = T1..T12, 20..24 = L1..L5, 25..29 = S1..S5,
+30..32 coccyx.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ Angles are absolute, in degrees.  ``tilt`` > 0 means that the caudal end of a bo
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class Disc:
         hernia: mm of a focal protrusion to posterior, 0 for none.
         hernia_side: its direction, -1 left .. 1 right.
         nucleus: radius of the nucleus as a fraction of the disc's.
+        fused: True when bone has bridged it: no disc, no endplates, two names.
     """
 
     height: float
@@ -38,6 +39,7 @@ class Disc:
     hernia: float = 0.0
     hernia_side: float = 0.0
     nucleus: float = 0.66
+    fused: bool = False
 
 
 @dataclass(frozen=True)
@@ -314,6 +316,17 @@ def _bodies(
                 **sick,
             )
         )
+    last = levels[-1]
+    if rng.random() < 0.06 * pathology:
+        # Transitional: broad transverse processes that reach for the sacrum, a low disc beneath.
+        last.sizes["transverse_h"] *= float(rng.uniform(1.4, 2.2))
+        last.sizes["transverse_i"] += float(rng.uniform(3, 9))
+        low = replace(last.disc or Disc(6.0), height=(last.disc or Disc(6.0)).height * float(rng.uniform(0.3, 0.8)))
+        levels[-1] = replace(last, disc=low)
+    if rng.random() < 0.05 * pathology:
+        first = int(rng.integers(10, len(levels) - 1))
+        for n in range(first, min(first + int(rng.integers(2, 5)), len(levels))):
+            levels[n] = replace(levels[n], screws=True)
     segments = [*morphometry.SACRAL_KEYS]
     sacral = scale * region_scale["lumbar"]
     shape = {n: 1 + 0.06 * spread * _clipped(rng, 0, 1) for n in morphometry.sacral_sizes(25)}
@@ -346,7 +359,10 @@ def _disc(rng: np.random.Generator, height: float, key: float, age: float, patho
     wear *= min(pathology, 1.0)
     collapse = 1 - wear * rng.uniform(0.0, 0.55) if wear > 0.35 else 1.0
     hernia = 0.0
-    if rng.random() < 0.12 * wear * pathology:
+    fused = bool(rng.random() < 0.012 * pathology) and 2.5 < key < 23.9
+    if fused:
+        collapse = 0.35
+    if rng.random() < 0.12 * wear * pathology and not fused:
         hernia = float(rng.uniform(2, 6)) * (1.0 if key > 19 else 0.6)
     return Disc(
         height=height * collapse * float(rng.uniform(0.92, 1.08)),
@@ -355,6 +371,7 @@ def _disc(rng: np.random.Generator, height: float, key: float, age: float, patho
         hernia=hernia,
         hernia_side=float(rng.choice([0.0, rng.uniform(-0.8, 0.8)])),
         nucleus=float(rng.uniform(0.55, 0.78)),
+        fused=fused,
     )
 
 
@@ -378,8 +395,6 @@ def _disease(rng: np.random.Generator, key: float, size: float, age: float, path
     if key < 2.5:
         return sick
     chance = rng.random(7) / max(pathology, 1e-9)
-    if chance[0] < 0.01 and key > 8:
-        sick["screws"] = True
     if chance[1] < 0.15 + 0.5 * age:
         sick["osteophyte"] = float(rng.uniform(0.3, 1.0) + 2.2 * age * rng.random()) * size
     if chance[2] < 0.06 and key > 10:
@@ -438,15 +453,16 @@ def _posed(rng: np.random.Generator, levels: list[Level], spread: float) -> list
         slip = 0.0
         if rng.random() < (0.05 if level.key >= 22 else 0.02) and level.key > 2.5 and level.key < 25.5:
             slip = float(rng.choice([-1, 1], p=[0.6, 0.4])) * float(rng.uniform(1.5, 6)) * spread
-        values = {f.name: getattr(level, f.name) for f in fields(level)}
-        values.update(
-            tilt=float(np.interp(level.key, keys, tilts)) + 1.3 * free * _clipped(rng, 0, 1),
-            lean=swing + 0.7 * free * _clipped(rng, 0, 1),
-            turn=twist + 0.7 * free * _clipped(rng, 0, 1) + (_clipped(rng, 0, 5) * free if level.key == 1 else 0.0),
-            slip_p=slip + 0.3 * free * _clipped(rng, 0, 1),
-            slip_r=0.3 * free * _clipped(rng, 0, 1),
+        posed.append(
+            replace(
+                level,
+                tilt=float(np.interp(level.key, keys, tilts)) + 1.3 * free * _clipped(rng, 0, 1),
+                lean=swing + 0.7 * free * _clipped(rng, 0, 1),
+                turn=twist + 0.7 * free * _clipped(rng, 0, 1) + (_clipped(rng, 0, 5) * free if level.key == 1 else 0.0),
+                slip_p=slip + 0.3 * free * _clipped(rng, 0, 1),
+                slip_r=0.3 * free * _clipped(rng, 0, 1),
+            )
         )
-        posed.append(Level(**values))
     return posed
 
 

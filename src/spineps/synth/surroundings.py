@@ -19,7 +19,7 @@ from spineps.synth.chain import Frame
 from spineps.synth.spec import SpineSpec
 from spineps.synth.tissues import Tissue
 
-__all__ = ["Sac", "SpineSpace", "dural_sac", "paint"]
+__all__ = ["Sac", "SpineSpace", "dural_sac", "fill", "paint"]
 
 
 @dataclass(eq=False)
@@ -33,6 +33,7 @@ class _Scene:
     streak: np.ndarray
     lump: np.ndarray
     fine: np.ndarray
+    sheet: np.ndarray
     scale: float
     rng: np.random.Generator
 
@@ -95,6 +96,7 @@ def paint(
         streak=field(4.5, 26, 4.5),
         lump=field(26, 26, 22),
         fine=field(3.0, 6, 3.0),
+        sheet=field(12, 45, 12),
         scale=spec.scale,
         rng=rng,
     )
@@ -123,13 +125,14 @@ def _axis_order(canvas: Canvas) -> list[int]:
 
 
 def _muscle_fat(scene: _Scene, spec: SpineSpec, bone: np.ndarray) -> None:
-    """Fat streaks along the fibres, thickest next to the laminae and towards the sacrum, and septa between muscles."""
+    """Sheets of fat between muscles; streaks along the fibres next to the laminae, most towards the sacrum."""
     from scipy.special import ndtri
 
-    limit = np.float32(ndtri(1 - min(max(0.6 * spec.muscle_fat, 0.005), 0.7)))
+    limit = np.float32(ndtri(1 - min(max(0.3 * spec.muscle_fat, 0.003), 0.5)))
     wasted = np.float32(3.0 * spec.muscle_fat) * np.exp(-np.maximum(bone, 0) / np.float32(7.0 * spec.scale))
     wasted *= scene.space.at(np.interp(scene.space.line.key, [2, 8, 18, 24], [0.8, 0.5, 0.7, 1.5]))
     scene.tissue[scene.streak + 0.35 * scene.fine + wasted > limit] = Tissue.FAT
+    scene.tissue[np.abs(scene.sheet + 0.1 * scene.streak) < 0.02 + 0.4 * spec.muscle_fat] = Tissue.FAT
     scene.tissue[np.abs(scene.lump + 0.15 * scene.streak) < scene.rng.uniform(0.01, 0.06)] = Tissue.FAT
 
 
@@ -327,15 +330,16 @@ def _draw_parts(canvas: Canvas, placed: list[Frame], scene: _Scene, spec: SpineS
     thorax = [(n, f) for n, f in enumerate(placed) if 7.5 < f.level.key < 19.5]
     for _, frame in thorax:
         for part in _rib(frame, s):
-            _fill(canvas, frame, part, scene.tissue, Tissue.RIB)
+            fill(canvas, frame, part, scene.tissue, Tissue.RIB)
     first_sacral = next(f for f in placed if f.level.id == anatomy.SACRUM)
     for part in _ilium(first_sacral, s):
-        _fill(canvas, first_sacral, part, scene.tissue, Tissue.OTHER_BONE)
+        fill(canvas, first_sacral, part, scene.tissue, Tissue.OTHER_BONE)
     if scene.span()[0] < 2.5:
         _skull(canvas, placed[0], scene.tissue, s)
 
 
-def _fill(canvas: Canvas, frame: Frame, part: Part, tissue: np.ndarray, value: Tissue) -> None:
+def fill(canvas: Canvas, frame: Frame, part: Part, tissue: np.ndarray, value: Tissue) -> None:
+    """Set the tissue inside a solid."""
     drawn = canvas.draw(frame, part, 0.0)
     if drawn is not None:
         box, distance = drawn
@@ -397,8 +401,8 @@ def _skull(canvas: Canvas, atlas: Frame, tissue: np.ndarray, s: float) -> None:
         block[distance < -10] = Tissue.BRAIN
     hole = Part(0, (15 * s, -26 * s, 0), (15 * s, -8 * s, 0), (16 * s, 6, 14.5 * s), (15 * s, 6, 14 * s))
     stem = Part(0, (15 * s, -40 * s, 0), (15 * s, -8 * s, 0), (9 * s, 8, 9 * s), (5.5 * s, 4, 6.5 * s))
-    _fill(canvas, atlas, hole, tissue, Tissue.CSF)
-    _fill(
+    fill(canvas, atlas, hole, tissue, Tissue.CSF)
+    fill(
         canvas,
         atlas,
         Part(0, (-3 * s, -17 * s, 0), (-28 * s, -46 * s, 0), (5, 8, 12 * s), (6, 10, 16 * s)),
@@ -409,8 +413,8 @@ def _skull(canvas: Canvas, atlas: Frame, tissue: np.ndarray, s: float) -> None:
         condyle = Part(
             0, (1.0, -13.5 * s, side * 17 * s), (4.0, -14 * s, side * 20 * s), (9 * s, 4, 6 * s), (9 * s, 5, 6 * s)
         )
-        _fill(canvas, atlas, condyle, tissue, Tissue.OTHER_BONE)
-    _fill(canvas, atlas, stem, tissue, Tissue.BRAIN)
+        fill(canvas, atlas, condyle, tissue, Tissue.OTHER_BONE)
+    fill(canvas, atlas, stem, tissue, Tissue.BRAIN)
 
 
 def _roots(canvas: Canvas, placed: list[Frame], scene: _Scene, spec: SpineSpec) -> None:

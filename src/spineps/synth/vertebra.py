@@ -31,6 +31,19 @@ def parts(frame: Frame) -> list[Part]:
     return built
 
 
+def screws(frame: Frame) -> list[Part]:
+    """A pair of pedicle screws with their heads; the class is unused, metal is a tissue."""
+    s, back = frame.level.sizes, frame.back
+    built = []
+    for side in (-1, 1):
+        head = (back + s["canal_depth"] + 4.0, s["pedicle_i"], side * (_pedicle_r(frame) + 2.0))
+        tip = (-0.35 * back, s["pedicle_i"] + 1.0, side * 0.3 * _pedicle_r(frame))
+        built.append(Part(0, head, tip, (3.0, 3.0, 3.0), (2.2, 2.2, 2.2)))
+        rod = (head[0] + 3.0, frame.half_height + 6.0, head[2])
+        built.append(Part(0, (rod[0], -rod[1], rod[2]), rod, (3.5, 3.0, 3.5), (3.5, 3.0, 3.5)))
+    return built
+
+
 def _sided(left_code: int, side: int) -> int:
     """Codes of paired structures come as (left, right) = (n, n + 1); r grows to the right."""
     return left_code + (1 if side > 0 else 0)
@@ -241,7 +254,7 @@ def _sacrum(frame: Frame) -> list[Part]:
     half, depth, wide = frame.half_height, s["canal_depth"], s["canal_width"] / 2
     edge = (s["width_upper"] + s["width_lower"]) / 4
     ala = s["ala"]
-    thick = (10.5, 9.0, 7.5, 6.0, 4.5)[index]
+    thick = (12.0, 10.5, 8.5, 6.5, 4.8)[index]
     sweep = (9.0, 8.0, 6.0, 4.0, 2.0)[index]
     built: list[Part] = []
     for side in (-1, 1):
@@ -250,8 +263,8 @@ def _sacrum(frame: Frame) -> list[Part]:
                 SACRUM,
                 (0.25 * back, -0.05 * half, side * 0.7 * edge),
                 (back * 0.5 + sweep, 0.15 * half, side * (ala - 7)),
-                (thick, 1.02 * half, 8),
-                (thick * 1.05, 1.08 * half, 7),
+                (thick, 0.9 * half, 8),
+                (thick * 1.05, 1.3 * half, 7),
             ),
             Part(
                 SACRUM,
