@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -280,3 +282,32 @@ def test_an_output_folder_that_cannot_be_made(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(scan.array, scan.affine), path)
     assert process_img_nii(path, semantic, ByHeight(), derivative_name="file/out")[1] == ErrCode.WRITE  # type: ignore[arg-type]
     assert semantic.calls == 0  # found before the work, not after it
+
+
+@pytest.mark.parametrize("writes", [3, 6])
+def test_disk_full_in_the_middle_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
+    real, count = os.fsync, 0
+
+    def fills_up(handle: int) -> None:
+        nonlocal count
+        count += 1
+        if count > writes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fills_up)
+    assert process(tmp_path, *spine(2)) == ErrCode.WRITE
+    assert [p.name for p in tmp_path.rglob("*")] == ["sub-x_T2w.nii.gz"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_read_only_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    scan, truth = spine(2)
+    path = tmp_path / "sub-x_T2w.nii.gz"
+    nib.save(nib.Nifti1Image(scan.array, scan.affine), path)
+    tmp_path.chmod(0o555)
+    try:
+        assert process_img_nii(path, Oracle(truth), ByHeight())[1] == ErrCode.WRITE  # type: ignore[arg-type]
+    finally:
+        tmp_path.chmod(0o755)
+    assert "permissions" in caplog.text

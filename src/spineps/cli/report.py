@@ -78,7 +78,7 @@ class Reporter:
     def say(self, text: str) -> None:
         """A line on stderr that does not tear the bars."""
         if self._bars is not None:
-            self._bars.console.print(text, markup=False, highlight=False)
+            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             typer.echo(text, err=True)
 

@@ -218,7 +218,7 @@ def _names(axes: Axes, cut: Cut, confidence: Mapping[int, float] | None) -> None
         if not inside.any():
             inside = cut.instance == vertebra
         if inside.any():
-            places.append((float(np.nonzero(inside)[0].mean()), vertebra))
+            places.append((float(np.median(np.nonzero(inside)[0])), vertebra))
     for row, vertebra in sorted(places):
         lowest = max(row, lowest + rows * 0.022)  # never over one another
         text = instance_name(vertebra) if confidence is not None or vertebra == SACRUM else f"# {vertebra}"

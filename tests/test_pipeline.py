@@ -1,0 +1,163 @@
+"""A generated person, whose every voxel is known, through the whole chain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from stubs import ByHeight, Oracle, config
+
+from spineps.anatomy import CORPUS, DISC, ENDPLATE, SACRUM, VERTEBRAE
+from spineps.models.enums import Modality
+from spineps.options import Options, OutputOptions, PostOptions, PreprocessOptions
+from spineps.pipeline import Models, Segmentation, segment_volume
+from spineps.synth.image import random_image_spec, synthesise
+from spineps.synth.labelmap import Phantom, field_of_view, render
+from spineps.synth.spec import random_spec
+from spineps.volume import Volume
+
+ZOOM = (2.0, 2.0, 2.0)
+OPTIONS = Options(preprocess=PreprocessOptions(n4=False), output=OutputOptions(save_uncertainty=True))
+
+
+@dataclass
+class ByBody(ByHeight):
+    """In a cutout every voxel belongs to the nearest body; bodies are told apart by the discs between them."""
+
+    def segment(self, cutouts: np.ndarray, batch_size: int = 4) -> np.ndarray:
+        return np.stack([self._answer(cutout) for cutout in cutouts])
+
+    def _answer(self, cutout: np.ndarray) -> np.ndarray:
+        import cc3d
+        from scipy.ndimage import distance_transform_edt
+
+        bodies = cc3d.connected_components(cutout == 9, connectivity=6)
+        height = {n: np.nonzero(bodies == n)[1].mean() for n in range(1, bodies.max() + 1) if (bodies == n).sum() > 100}
+        order = sorted(height, key=lambda n: height[n])
+        centre = min(range(len(order)), key=lambda k: abs(height[order[k]] - cutout.shape[1] // 2))
+        rank = np.zeros(bodies.max() + 1, np.uint8)
+        for step, label in ((-1, 1), (0, 2), (1, 3)):
+            if 0 <= centre + step < len(order):
+                rank[order[centre + step]] = label
+        where = distance_transform_edt(~np.isin(bodies, order), return_distances=False, return_indices=True)
+        return np.where(cutout > 0, rank[bodies[tuple(where)]], 0).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def person() -> tuple[Phantom, Volume]:
+    rng = np.random.default_rng(4)
+    spec = random_spec(rng, "lumbar", thoracic=12, lumbar=5, pathology=0.0)
+    spec = replace(spec, view=replace(spec.view, key=22.5, offset=(15.0, 0.0, 0.0)))
+    phantom = render(spec, field_of_view((80, 130, 36), ZOOM))
+    image = synthesise(phantom, random_image_spec(rng, "T2", degrade=0.3))
+    return phantom, phantom.volume(np.asarray(image))
+
+
+def models(phantom: Phantom) -> Models:
+    same = {"zoom_min": ZOOM, "zoom_max": ZOOM, "cutout_size": (80, 64, 36)}
+    semantic = Oracle(phantom.volume(phantom.semantic), config(**same))
+    instance = ByBody(replace(ByHeight().config, modalities=(Modality.SEG,), **same))
+    return Models(semantic, instance)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def result(person: tuple[Phantom, Volume]) -> Segmentation:
+    phantom, image = person
+    return segment_volume(image, models(phantom), OPTIONS)
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def pairs(phantom: Phantom, result: Segmentation) -> dict[int, int]:
+    """Number given to each vertebra of which much is in view, by where its body lies."""
+    found = {}
+    for vertebra in VERTEBRAE:
+        body = (phantom.instance == vertebra) & (phantom.semantic == CORPUS)
+        if body.sum() > 1000:
+            found[vertebra] = int(np.bincount(result.instance.array[body].astype(int)).argmax())
+    return found
+
+
+def test_structures_are_those_of_the_person(person: tuple[Phantom, Volume], result: Segmentation) -> None:
+    phantom, _ = person
+    found = result.semantic.array
+    plates = np.isin(found, (52, 53, 62))
+    assert dice(plates, phantom.semantic == ENDPLATE) > 0.9
+    for label in (41, 42, CORPUS, 60, 61, DISC, SACRUM):
+        assert dice(found == label, phantom.semantic == label) > 0.95, label
+
+
+def test_every_vertebra_is_one_instance_in_order(person: tuple[Phantom, Volume], result: Segmentation) -> None:
+    phantom, _ = person
+    numbers = pairs(phantom, result)
+    assert len(numbers) >= 5 and list(numbers.values()) == sorted(set(numbers.values()))
+    for vertebra, number in numbers.items():
+        body = phantom.semantic == CORPUS
+        assert dice((result.instance.array == number) & body, (phantom.instance == vertebra) & body) > 0.97
+        assert dice(result.instance.array == number, phantom.instance == vertebra) > 0.8
+
+
+def test_discs_belong_to_the_vertebra_above(person: tuple[Phantom, Volume], result: Segmentation) -> None:
+    phantom, _ = person
+    for vertebra, number in pairs(phantom, result).items():
+        disc = phantom.instance == 100 + vertebra
+        if disc.sum() > 200:
+            assert dice(result.instance.array == 100 + number, disc) > 0.95
+
+
+def test_points_lie_in_their_structures(result: Segmentation) -> None:
+    grid = result.semantic.grid
+    for point in result.points:
+        if point.subregion == 50 and point.vertebra != SACRUM:
+            x, y, z = np.rint(grid.to_index(np.array(point.world))).astype(int)
+            assert result.instance.array[x, y, z] == point.vertebra
+
+
+def test_uncertainty_is_highest_at_borders(result: Segmentation) -> None:
+    uncertainty = result.stage.uncertainty
+    assert uncertainty is not None and uncertainty.shape == result.semantic.shape
+    assert uncertainty.array.min() >= 0 and uncertainty.array.max() <= 1
+
+
+def test_the_same_run_gives_the_same_arrays(person: tuple[Phantom, Volume], result: Segmentation) -> None:
+    phantom, image = person
+    again = segment_volume(image, models(phantom), OPTIONS)
+    np.testing.assert_array_equal(again.semantic.array, result.semantic.array)
+    np.testing.assert_array_equal(again.instance.array, result.instance.array)
+    assert again.points == result.points
+
+
+def test_going_on_from_stages(person: tuple[Phantom, Volume], result: Segmentation) -> None:
+    phantom, image = person
+    options = replace(OPTIONS, post=PostOptions(labeling_offset=0))
+    later = segment_volume(image, models(phantom), options, semantic=result.stage, instance=result.raw_instance)
+    first = min(pairs(phantom, result).values())
+    assert min(pairs(phantom, later).values()) == first - 1
+
+
+def test_naming_by_landmarks_and_a_model_for_the_names(
+    person: tuple[Phantom, Volume], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spineps.phases import labeling
+
+    phantom, image = person
+    original = labeling.name_instances
+    # No network: the sacrum in view says which vertebra is L5.
+    monkeypatch.setattr(labeling, "name_instances", lambda i, s, v, m, o: original(i, s, v, None, o))
+    seen: list[str] = []
+    found = segment_volume(
+        image,
+        replace(models(phantom), labeling=object()),  # type: ignore[arg-type]
+        OPTIONS,
+        lambda phase, done, total: seen.append(phase),
+    )
+    assert found.naming is not None and not found.naming.ambiguous
+    for vertebra, number in pairs(phantom, found).items():
+        assert vertebra == number
+    assert (
+        list(dict.fromkeys(seen)) == ["preprocess", "semantic", "postprocess", "labeling", "points"]
+        or "instance" in seen
+    )
