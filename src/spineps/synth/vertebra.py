@@ -99,7 +99,7 @@ def _facets(frame: Frame, side: int, rng: np.random.Generator) -> list[Part]:
         # Thoracic facets are thin coronal plates, lumbar ones stout and sagittal.
         slope = 0.15
         thin = 0.6 + 0.4 * lumbar
-        up_base = (up[0] + 1.5 + 1.5 * lumbar, s["pedicle_i"] - 1.0 + 1.5 * lumbar, side * (s["facet_up_r"] + 0.3))
+        up_base = (up[0] + 1.5 + 1.0 * lumbar, s["pedicle_i"] - 1.0 - 3.0 * lumbar, side * (s["facet_up_r"] + 0.3))
         low_base = (low[0] - 0.5, s["lamina_i"] + 1.0, side * (s["facet_low_r"] + 0.4))
         radii_up = (thin * size + 0.8 * lumbar, size, 0.95 * size)
         radii_low = (thin * size, size, 0.92 * size)
@@ -129,7 +129,7 @@ def _transverse(frame: Frame, side: int, rng: np.random.Generator) -> list[Part]
     r_pedicle = _pedicle_r(frame)
     low_root = 4.0 * float(np.clip(key - 23, 0, 1))
     start = (
-        back + 0.5 * s["canal_depth"] + 1.5 - low_root,
+        back + 0.5 * s["canal_depth"] - 0.5 - low_root,
         s["pedicle_i"] + 1.5,
         side * (r_pedicle + 0.2 * s["pedicle_width"]),
     )
@@ -138,9 +138,9 @@ def _transverse(frame: Frame, side: int, rng: np.random.Generator) -> list[Part]
             code,
             start,
             tip,
-            (3.4 + 0.4 * thoracic, half * 1.05, half),
-            (3.0 + 1.3 * thoracic, half * (0.85 + 0.2 * thoracic), 3.0),
-            bias=0.3,
+            (4.4, half * 1.05, half),
+            (3.2 + 1.1 * thoracic, half * (0.8 + 0.25 * thoracic), 3.0),
+            bias=-0.3,
         )
     ]
 
