@@ -56,7 +56,7 @@ class Oracle:
     def _answer(self, cutout: np.ndarray) -> np.ndarray:
         pad = [(n, n) for n in cutout.shape]
         mapped, truth = np.pad(self.mapped.astype(np.int64), pad), np.pad(self.truth, pad)
-        start = _locate(mapped, cutout.astype(np.int64), inferior="PIR".index("I"), config=self.config)
+        start = _locate(mapped, cutout.astype(np.int64), self.config.orientation)
         ids = truth[tuple(slice(s, s + n) for s, n in zip(start, cutout.shape, strict=True))]
         body = np.argwhere((cutout == 9) & (ids > 0))
         middle = np.array(cutout.shape) // 2
@@ -72,9 +72,9 @@ class Oracle:
         return self.disturb(answer, self.calls - 1)
 
 
-def _locate(mapped: np.ndarray, cutout: np.ndarray, inferior: int, config: Any) -> list[int]:
+def _locate(mapped: np.ndarray, cutout: np.ndarray, orientation: str) -> list[int]:
     """Start of a cutout, axis by axis: its profile along an axis is found in the volume's (it spans the others)."""
-    axes = sorted(range(3), key=lambda a: config.orientation[a] not in "IS")
+    axes = sorted(range(3), key=lambda a: orientation[a] not in "IS")
     window = [slice(None)] * 3
     for axis in axes:
         others = tuple(a for a in range(3) if a != axis)

@@ -107,8 +107,8 @@ def candidates(whole: np.ndarray, zoom: Sequence[float], extent: tuple[int, int]
 
 def _full_sized(candidate: Candidate, found: Sequence[Candidate]) -> bool:
     near = sorted(c.volume for c in found if abs(c.centre[1] - candidate.centre[1]) <= SIMILAR)
-    # Among three or more the largest may be two bodies grown together.
-    return candidate.volume >= FULL_SIZE * near[-2 if len(near) > 2 else -1]
+    # The largest may be two bodies grown together (2.3 times as large) or three (3.6).
+    return candidate.volume >= (FULL_SIZE * near[-2] if len(near) > 2 else near[-1] / 4)
 
 
 def _heaviest_chain(found: Sequence[Candidate]) -> list[Candidate]:

@@ -25,7 +25,7 @@ from spineps.phases.components import (
     remove_small,
 )
 from spineps.phases.corpus import Bodies, find_bodies
-from spineps.phases.reconcile import one_instance_per_body
+from spineps.phases.reconcile import bring_back, one_instance_per_body
 from spineps.phases.vote import Answer, vote
 from spineps.volume import Box, Grid, Volume, bounding_box, mm3_to_voxels, mm_to_voxels
 
@@ -91,12 +91,13 @@ def predict_instances(
     if not len(bodies.centres):
         raise EmptyError("No vertebral body was found.", "Check that the image shows a spine and fits the model.")
     answers = ask(cropped, bodies, model, options, progress)
-    inst = vote(answers, sem.shape)
+    voted = vote(answers, sem.shape)
+    inst = voted
     if options.clean_small_cc_artifacts:
         inst = remove_small(inst, _threshold(config.vert_size_threshold, config, zoom, 40), connectivity=6)
     if options.fill_3d_holes:
         inst = fill_holes(inst)
-    out[box] = one_instance_per_body(sem, inst, bodies, zoom)
+    out[box] = bring_back(sem, one_instance_per_body(sem, inst, bodies, zoom), voted)
     return Volume(out, working.affine)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from spineps.anatomy import CORPUS, CORPUS_INNER, DENS, VERTEBRA_PARTS
-from spineps.phases.components import centres, counts, is_in, label_components, overlap_counts, relabel
+from spineps.phases.components import centres, counts, is_in, label_components, overlap_counts, relabel, touching
 from spineps.phases.corpus import Bodies
 from spineps.phases.territory import divide
 
@@ -80,6 +80,32 @@ def one_instance_per_body(sem: np.ndarray, inst: np.ndarray, bodies: Bodies, zoo
         grown = divide(free | (out > 0), out, zoom)
         out = np.where(free & is_in(grown, missing), grown, out).astype(np.uint16)
     return out
+
+
+def bring_back(sem: np.ndarray, inst: np.ndarray, voted: np.ndarray) -> np.ndarray:
+    """Parts of a vertebra that cleaning deleted as fragments, although they hang on nothing else, come back.
+
+    Where pedicles are not seen (outside the slab, or thinner than a voxel) an arch hangs free.  Free pieces that touch
+    no instance go to the one that the vote had given them to.
+
+    Args:
+        sem: semantic codes, PIR.
+        inst: cleaned instances.
+        voted: the vote before cleaning, with other numbers.
+    """
+    free = is_in(sem, VERTEBRA_PARTS) & (inst == 0)
+    components, count = label_components(free, 26)
+    if not count or not voted.any():
+        return inst
+    table = overlap_counts(voted, inst)
+    table[:, 0] = 0
+    now = np.where(table.any(axis=1), table.argmax(axis=1), 0)
+    now[0] = 0
+    votes = overlap_counts(components, now[voted])
+    votes[:, 0] = 0
+    winner = np.where(votes.any(axis=1), votes.argmax(axis=1), 0)
+    winner[[0, *touching(components, inst, 26)]] = 0
+    return np.where(free, winner[components], inst).astype(inst.dtype)
 
 
 def _not_of_this_spine(sem: np.ndarray, bodies: Bodies) -> np.ndarray:
