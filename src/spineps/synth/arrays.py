@@ -79,7 +79,7 @@ class NumpyArrays:
 
 
 class TorchArrays:
-    """torch on any device.
+    """torch on any device; use it outside of autocast, which would round the fields to half precision.
 
     Args:
         device: such as ``"cpu"`` or ``"cuda"``.
@@ -100,7 +100,8 @@ class TorchArrays:
         return array.detach().cpu().numpy()
 
     def take(self, table: np.ndarray, index: Array) -> Array:
-        return self.xp.as_tensor(np.asarray(table, np.float32), device=self.device)[index]
+        # uint8 would be taken for a mask.
+        return self.xp.as_tensor(np.asarray(table, np.float32), device=self.device)[index.long()]
 
     def along(self, array: Array, matrix: np.ndarray, axis: int) -> Array:
         weights = self.xp.as_tensor(np.asarray(matrix, np.float32), device=self.device)

@@ -58,7 +58,8 @@ class ImageSpec:
         gamma: exponent.
         levels: number of grey levels, 0 for unquantised.
         scale, offset: final linear scale (CT: Hounsfield units, window unused).
-        signed: True for CT: no window, no gamma, negative values kept.
+        signed: True for CT: no gamma, negative values kept, clipped to ``floor`` and ``ceiling``.
+        floor, ceiling: of a CT, Hounsfield units / 1000.
         seed: of all noise fields.
     """
 
@@ -101,6 +102,8 @@ class ImageSpec:
     scale: float = 1.0
     offset: float = 0.0
     signed: bool = False
+    floor: float = -1.024
+    ceiling: float = 3.071
     seed: int = 0
 
     def to_json(self) -> str:
@@ -140,6 +143,7 @@ def random_image_spec(rng: np.random.Generator, contrast: str = "any", *, degrad
     sharp = float(u(0.25, 0.8)) if rng.random() < 0.8 else float(u(0.7, 1.4))
     noise = float(u(0.003, 0.04)) if rng.random() < 0.75 else float(u(0.03, 0.1))
     odd_greys = not is_ct and rng.random() < 0.3
+    windowed = is_ct and degrade > 0 and rng.random() < 0.3
     return ImageSpec(
         contrast=contrast,
         means=tuple(float(m) for m in means),
@@ -180,6 +184,8 @@ def random_image_spec(rng: np.random.Generator, contrast: str = "any", *, degrad
         scale=1000.0 if is_ct else float(u(200, 1500)),
         offset=0.0,
         signed=is_ct,
+        floor=-float(u(0.12, 0.6)) if windowed else -1.024,
+        ceiling=float(u(0.5, 1.6)) if windowed else 3.071,
         seed=int(rng.integers(2**31)),
     )
 
@@ -406,7 +412,7 @@ def _greys(arrays: Arrays, image: Array, spec: ImageSpec) -> Array:
     """Window, saturation, gamma, grey levels."""
     xp = arrays.xp
     if spec.signed:
-        return xp.clip(image, -1.024, 3.071) * spec.scale + spec.offset
+        return xp.clip(image, spec.floor, spec.ceiling) * spec.scale + spec.offset
     low, high = arrays.quantiles(image, (spec.low, spec.high))
     image = xp.clip((image - low) / max(high - low, 1e-6), 0, spec.clip) / spec.clip
     image = image**spec.gamma

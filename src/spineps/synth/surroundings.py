@@ -57,9 +57,23 @@ class _Scene:
         wobble = 1 + np.float32(0.15) * self.lump
         return u * u + v * v + along * along < wobble
 
+    def within(self, inset: float) -> np.ndarray:
+        """Mask of the body's cross-section, a squarish oval, less ``inset`` mm all round; `_back` draws the back."""
+        keys = self.space.line.key
+        wide = self.space.at(np.interp(keys, _WIDE_KEYS, _WIDE) * self.scale - inset)
+        deep = self.space.at(np.interp(keys, _DEEP_KEYS, _DEEP) * self.scale - inset)
+        u, v = np.minimum(self.space.a, 0) / deep, self.space.b / wide
+        u, v = u * u, v * v
+        return u * u + v * v < 1 + np.float32(0.04) * self.lump
+
     def span(self) -> tuple[float, float]:
         """Range of level coordinates in view."""
         return float(self.space.k.min()), float(self.space.k.max())
+
+
+#: Half-width of head, neck and trunk, and how far they reach in front of the canal, mm (adult, from memory).
+_WIDE_KEYS, _WIDE = (0, 2.5, 6, 7.5, 9, 12, 17, 21, 24, 28, 32), (78, 64, 64, 120, 185, 170, 158, 150, 162, 178, 172)
+_DEEP_KEYS, _DEEP = (0, 2.5, 6, 8, 10, 14, 18, 22, 25, 29), (110, 92, 72, 80, 112, 150, 165, 150, 155, 150)
 
 
 def paint(
@@ -112,6 +126,8 @@ def paint(
         _pelvis(scene)
     _prevertebral(scene)
     _back(scene, spec, bone)
+    if float(np.abs(space.b).max()) > 52 or float(space.a.min()) < -62:
+        _contour(scene, spec)
     _draw_parts(canvas, placed, scene, spec)
     _canal_content(scene, spec, bone)
     _roots(canvas, placed, scene, spec)
@@ -139,7 +155,7 @@ def _muscle_fat(scene: _Scene, spec: SpineSpec, bone: np.ndarray) -> None:
 def _neck(scene: _Scene) -> None:
     """Pharynx, airway, gullet, vessels; above C1 the skull is drawn as solids later."""
     rng, space, s = scene.rng, scene.space, scene.scale
-    a, b, k = space.a, space.b, space.k
+    a, k = space.a, space.k
     t, front = scene.tissue, scene.front
     throat = (a < front - 2 * s) & (k < 8.5)
     t[throat & (scene.lump + 0.3 * scene.streak > rng.uniform(0.0, 1.2))] = Tissue.FAT
@@ -162,8 +178,6 @@ def _neck(scene: _Scene) -> None:
     t[scene.tube(centre, 0, radius, radius * rng.uniform(0.9, 1.3), 0.5, 9)] = Tissue.AIRWAY
     if rng.random() < 0.6:
         t[(a < front - rng.uniform(20, 30) * s) & (k < 3) & (scene.lump > rng.uniform(0.3, 1.3))] = Tissue.AIRWAY
-    t[(np.abs(b) > (68 + 8 * scene.lump) * s) & (k < 6.5)] = Tissue.AIR
-    t[(a < -(78 + 6 * scene.lump) * s) & (k > 3) & (k < 7)] = Tissue.AIR
 
 
 def _chest(scene: _Scene) -> None:
@@ -212,14 +226,10 @@ def _abdomen(scene: _Scene) -> None:
     t[cavity] = pattern[cavity]
     flank = (k > 18.5) & (k < 23.5) & (np.abs(b) > 45 * s) & (a < 10 * s)
     t[flank] = Tissue.FAT
-    wall = (np.abs(b) > (92 + 6 * scene.lump) * s) & (k > 18.5) & (k < 25)
-    t[wall] = Tissue.MUSCLE
     if rng.random() < 0.85:
-        t[(k > 17.5) & (k < rng.uniform(20, 22.5)) & (b > rng.uniform(38, 60) * s) & (a < -5 * s) & ~wall] = (
-            Tissue.LIVER
-        )
+        t[(k > 17.5) & (k < rng.uniform(20, 22.5)) & (b > rng.uniform(38, 60) * s) & (a < -5 * s)] = Tissue.LIVER
     if rng.random() < 0.85:
-        t[(k > 17.5) & (k < rng.uniform(19.3, 20.5)) & (b < -rng.uniform(50, 70) * s) & (a < 0) & ~wall] = Tissue.SPLEEN
+        t[(k > 17.5) & (k < rng.uniform(19.3, 20.5)) & (b < -rng.uniform(50, 70) * s) & (a < 0)] = Tissue.SPLEEN
     for side in (-1, 1):
         place = (
             20.0 + 0.5 * (side > 0) + rng.uniform(-0.7, 0.7),
@@ -274,6 +284,17 @@ def _prevertebral(scene: _Scene) -> None:
     sheet = np.float32(rng.uniform(0, 5) * scene.scale) * (1 + 0.4 * scene.streak)
     near = (a < scene.front + 1) & (a > scene.front - sheet) & (np.abs(scene.space.b) < scene.wide * 0.9)
     scene.tissue[near & (scene.tissue != Tissue.LUNG)] = Tissue.FAT
+
+
+def _contour(scene: _Scene, spec: SpineSpec) -> None:
+    """Chest wall, fat, skin and air at the front and the sides."""
+    t, k = scene.tissue, scene.space.k
+    fat = 0.7 * spec.fat
+    soft = (t != Tissue.AIR) & (t != Tissue.SUBCUTANEOUS_FAT) & (t != Tissue.SKIN)
+    t[soft & ~scene.within(14.0 + fat) & (k > 8)] = Tissue.MUSCLE
+    t[soft & ~scene.within(2.0 + fat) & (k > 0.5)] = Tissue.SUBCUTANEOUS_FAT
+    t[~scene.within(2.0)] = Tissue.SKIN
+    t[~scene.within(0.0)] = Tissue.AIR
 
 
 _FASCIA_KEYS = (0, 2, 5, 8, 11, 14, 17, 20, 22, 24, 26, 28, 30, 32)
