@@ -176,6 +176,17 @@ def test_demo_on_a_scan_of_ones_own(tmp_path: Path, scan: Path, capsys: pytest.C
     assert run("demo", "--input", tmp_path / "none.nii", "--out", tmp_path / "demo") == ErrCode.NOT_FOUND.exit_code
 
 
+def test_phantom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("spineps.cli.demo.SHAPE", (64, 64, 24))
+    assert run("phantom", "--out", tmp_path / "p", "--seed", 2) == 0
+    written = [Path(line) for line in capsys.readouterr().out.split()]
+    before = [path.read_bytes() for path in written]
+    assert run("phantom", "--out", tmp_path / "p", "--seed", 2) == 0
+    assert len(before) == 3 and before == [path.read_bytes() for path in written]
+    assert run("phantom", "--region", "nowhere", "--out", tmp_path / "q") == ErrCode.OPTIONS.exit_code
+    assert not (tmp_path / "q").exists()
+
+
 def test_profile(scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(scan.parent)
     assert run("sample", "-i", scan, "-rcp") == 0

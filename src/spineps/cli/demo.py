@@ -20,8 +20,10 @@ from spineps.seg_run import segment
 SAMPLE = ("tests", "sample_mri", "sub-mri_label-6_T2w.nii.gz")
 #: What a file of each contrast is called.
 FORMATS = {"T2": "T2w", "T1": "T1w", "CT": "ct", "Dixon": "dixon", "DixonWater": "dixon", "DixonFat": "dixon"}
+#: Level coordinate of the third lumbar vertebra.
+L3 = 22.0
 #: Voxels and mm (posterior, inferior, right) of a generated scan: a usual sagittal protocol.
-SHAPE, ZOOM = (200, 320, 48), (0.8, 0.8, 1.8)
+SHAPE, ZOOM = (160, 270, 40), (1.0, 1.0, 2.0)
 
 
 def run_demo(scan: str | None, out: Path, threads: int | None, verbose: bool) -> int:
@@ -33,7 +35,7 @@ def run_demo(scan: str | None, out: Path, threads: int | None, verbose: bool) ->
     if scan is not None:
         jobs = {f"Your scan {Path(scan).name}": Path(scan)}
     else:
-        generated = write_phantom(out, "lumbar", "T2", 1)["image"]
+        generated = write_phantom(out, "lumbar", "T2", 3, usual=True)["image"]
         jobs = {"A real lumbar T2w crop (from TPTBox)": real_sample(out), "A generated lumbar scan": generated}
     code = 0
     for title, path in jobs.items():
@@ -60,8 +62,15 @@ def real_sample(out: Path) -> Path:
     return Path(shutil.copyfile(source, out / "sub-sample_T2w.nii.gz"))
 
 
-def write_phantom(out: Path, region: str, contrast: str, seed: int) -> Mapping[str, Path]:
+def write_phantom(out: Path, region: str, contrast: str, seed: int, usual: bool = False) -> Mapping[str, Path]:
     """A generated person as ``image``, ``spine`` and ``vert`` files in ``out``; equal arguments give equal files.
+
+    Args:
+        out: folder.
+        region: what the field of view is centred on.
+        contrast: of the image.
+        seed: of all that is drawn.
+        usual: healthy, twelve thoracic and five lumbar vertebrae, centred on L3.
 
     Raises:
         OptionError: no such region or contrast.
@@ -72,11 +81,13 @@ def write_phantom(out: Path, region: str, contrast: str, seed: int) -> Mapping[s
 
     rng = np.random.default_rng(seed)
     try:
-        person = random_spec(rng, region, pathology=0.3)
+        counts = {"thoracic": 12, "lumbar": 5} if usual else {}
+        person = random_spec(rng, region, pathology=0.0 if usual else 0.3, **counts)
         acquisition = random_image_spec(rng, contrast, degrade=0.5)
     except ValueError as error:
         raise OptionError(str(error), "Choose one of these.") from error
-    phantom = render(replace(person, view=replace(person.view, offset=(12.0, 0.0, 0.0))), field_of_view(SHAPE, ZOOM))
+    view = replace(person.view, offset=(20.0, 0.0, 0.0), key=L3 if usual else person.view.key)
+    phantom = render(replace(person, view=view), field_of_view(SHAPE, ZOOM))
     image = np.asarray(synthesise(phantom, acquisition))
     stem = out / f"sub-phantom{seed}"
     paths = {
