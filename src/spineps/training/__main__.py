@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,8 +93,16 @@ def _train(args: argparse.Namespace) -> None:
         trainer.resume(checkpoint)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "config.json").write_text(config.to_json() + "\n", encoding="utf-8")
+    terminated: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: terminated.append(number))
     ended = trainer.run(
-        args.steps, args.minutes, args.leg, args.out, args.every, lambda: objective.draw(trainer, args.out)
+        args.steps,
+        args.minutes,
+        args.leg,
+        args.out,
+        args.every,
+        drawn=lambda: objective.draw(trainer, args.out),
+        stop=lambda: bool(terminated),
     )
     logging.getLogger(__name__).info("the schedule has ended" if ended else "run the same command again to go on")
 

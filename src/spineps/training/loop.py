@@ -20,6 +20,8 @@ from spineps.training.config import TrainingConfig
 
 logger = logging.getLogger(__name__)
 
+CHECKPOINT_SECONDS = 180
+
 #: Given (network, step): leaves gradients behind and answers the loss and numbers for the log.
 Objective = Callable[[Callable[[Tensor], Any], int], tuple[Tensor, dict[str, float]]]
 
@@ -61,6 +63,7 @@ class Trainer:
         out: Path,
         every: int = 100,
         drawn: Callable[[], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Train until the schedule or this leg ends; resumable at every checkpoint.
 
@@ -69,15 +72,16 @@ class Trainer:
             minutes: its length in minutes of training, over all legs.
             leg: minutes that this call may take at most.
             out: folder of ``checkpoint.pt``.
-            every: steps between log lines; checkpoints come with every fifth line and at the end.
+            every: steps between log lines.
             drawn: called after every checkpoint, for sample pictures.
+            stop: asked after every step; True ends this leg.
 
         Returns:
             True when the schedule has ended.
         """
-        started = tick = time.monotonic()
+        started = tick = saved = time.monotonic()
         sums: dict[str, float] = {}
-        while (done := self._share(steps, minutes)) < 1 and not (leg and time.monotonic() - started > 60 * leg):
+        while (done := self._share(steps, minutes)) < 1 and not (leg and tick - started > 60 * leg) and not stop():
             for name, value in self.one_step(done).items():
                 sums[name] = sums.get(name, 0.0) + value
             self.elapsed, tick = self.elapsed + time.monotonic() - tick, time.monotonic()
@@ -85,7 +89,8 @@ class Trainer:
                 means = "  ".join(f"{name} {value / every:.3f}" for name, value in sums.items())
                 logger.info("step %d  %.1f min  %s", self.step, self.elapsed / 60, means)
                 sums = {}
-            if self.step % (5 * every) == 0:
+            if tick - saved > CHECKPOINT_SECONDS:
+                saved = tick
                 self.save(out / "checkpoint.pt")
                 if drawn:
                     drawn()
