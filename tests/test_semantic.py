@@ -108,6 +108,17 @@ def test_what_lies_far_beyond_the_canal_goes_but_the_sacrum_stays() -> None:
         assert (out == 26).sum() == (array == 26).sum()
 
 
+def test_there_is_one_sacrum() -> None:
+    array = np.zeros((40, 200, 20), np.uint8)
+    array[5:25, 10:150, 5:15] = 49
+    array[10:25, 150:180, 5:15] = 26
+    array[15:30, 188:196, 5:15] = 26  # S2, below a disc that is not labelled
+    array[25:30, 20:40, 5:15] = 26  # stray
+    out = clean_semantic(Volume(array, PIR), SemanticOptions()).array
+    assert not (out[:, :100] == 26).any()
+    assert (out[:, 150:] == 26).sum() == (array[:, 150:] == 26).sum()
+
+
 @given(st.sampled_from(["RAS", "LPI", "SAL", "ARI"]))
 @settings(max_examples=4, deadline=None)
 def test_orientation_does_not_matter(axcodes: str) -> None:

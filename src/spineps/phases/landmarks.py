@@ -37,6 +37,8 @@ STATURES = np.exp(STATURE_SPREAD * np.array([-1.5, -0.75, 0.0, 0.75, 1.5]))
 #: A distance of this many usual ones means that a vertebra in between was not found; below the first one more is
 #: needed, because C2 with its dens is far from C3.
 GAP_RATIO, TOP_GAP_RATIO = 1.6, 1.85
+#: Sacrum that counts as seen: a tenth of S1.
+LEAST_SACRUM_MM3 = 2000.0
 #: Dens that makes a C2 (published 2.1.3).
 DENS_MM3 = 250.0
 #: The conus ends at the lower third of L1 on average; spread of anatomy (0.75 levels) and of its segmentation together.
@@ -158,15 +160,17 @@ def size_evidence(bodies: list[Body], gaps: list[int], stature: float) -> np.nda
 
 
 def _sacrum(semantic: Volume, bodies: list[Body]) -> Evidence | None:
-    voxels = np.stack(np.nonzero(semantic.array == SACRUM), axis=-1)
-    if len(voxels) * semantic.grid.voxel_volume < 1000:
-        return None
     last = bodies[-1]
+    voxels = np.stack(np.nonzero(semantic.array == SACRUM), axis=-1)
+    # Strays above the last body are no sacrum; what is left must be of some size.
+    voxels = voxels[voxels[:, 1] > last.depth_index]
+    if len(voxels) * semantic.grid.voxel_volume < LEAST_SACRUM_MM3:
+        return None
     nearest = float(np.linalg.norm(semantic.grid.to_world(voxels) - last.centre, axis=1).min())
     usual = float(np.median(pitches(bodies)[-3:])) if len(bodies) > 1 else float(PITCH[L5])
     # Half a body and one disc lead from the centre to the sacrum; whole pitches more mean vertebrae not found.
     missing = max(round((nearest - 0.6 * usual) / usual), 0)
-    if missing > 3 or voxels[:, 1].mean() < last.depth_index:
+    if missing > 3:
         return None
     table = np.zeros((len(bodies), N_STATES))
     table[-1] = -NEVER

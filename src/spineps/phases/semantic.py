@@ -27,6 +27,8 @@ SPECK_LABELS: tuple[int, ...] = (*range(ARCUS, CORPUS + 1), CANAL, DISC)
 HOLE_LABELS: tuple[int, ...] = (CORPUS, CANAL, DISC, CORD)
 #: Reach above and below the canal, and gap between parts of one spine (published 2.1.3).
 BEYOND_CANAL_MM, GAP_MM = 64.0, 3.0
+#: Gap between pieces of one sacrum (ours: a thin disc S1-S2 is left out by some models).
+SACRUM_GAP_MM = 20.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +88,7 @@ def most_probable(probabilities: np.ndarray, class_ids: tuple[int, ...]) -> np.n
 
 
 def clean_semantic(mask: Volume, options: SemanticOptions) -> Volume:
-    """Delete what is not spine and fill holes; the order is that of the published system.
+    """Delete what is not spine and fill holes; steps and order of the published system, and stray pieces of sacrum.
 
     Args:
         mask: structure ids, unsigned integers, any orientation.
@@ -104,6 +106,7 @@ def clean_semantic(mask: Volume, options: SemanticOptions) -> Volume:
         array = remove_beyond_canal(part)
     if options.clean_small_cc_artifacts:
         array = remove_small(array, mm3_to_voxels(SPECK_MM3, mask.zoom), SPECK_LABELS, 6)
+        array = keep_one_sacrum(part.with_array(array))
     if options.clean_beyond_largest_bounding_box:
         if options.remove_inferior_beyond_canal:
             array = remove_beyond_canal(part.with_array(array))
@@ -134,19 +137,41 @@ def remove_beyond_canal(mask: Volume) -> np.ndarray:
 
 def keep_main_part(mask: Volume) -> np.ndarray:
     """Keep the largest part and every part whose box, grown by 3 mm (6 mm along the spine), meets a kept one."""
+    gap = GAP_MM / min(mask.zoom)
+    along = np.zeros(3)
+    along[_cranio_caudal(mask)] = round(gap)
+    far = _far_from_largest(mask.array > 0, int(gap), along)
+    return mask.array if far is None else np.where(far, 0, mask.array).astype(mask.array.dtype)
+
+
+def keep_one_sacrum(mask: Volume) -> np.ndarray:
+    """Keep the largest piece of sacrum and what lies within 20 mm of it: nobody has two, and names depend on it.
+
+    The published system keeps every piece.
+    """
+    far = _far_from_largest(mask.array == SACRUM, round(SACRUM_GAP_MM / 2 / min(mask.zoom)), np.zeros(3))
+    return mask.array if far is None else np.where(far, 0, mask.array).astype(mask.array.dtype)
+
+
+def _far_from_largest(mask: np.ndarray, grow: int, along: np.ndarray) -> np.ndarray | None:
+    """True in the components that no chain of touching boxes joins to the largest one; None when there are none.
+
+    Args:
+        mask: bool.
+        grow: voxels by which every box is grown (within the volume).
+        along: (3,) voxels by which one of two boxes is grown once more when they are compared.
+    """
     import cc3d
 
-    components, count = label_components(mask.array > 0, 26)
+    components, count = label_components(mask, 26)
     if count < 2:
-        return mask.array
+        return None
     found = cc3d.statistics(components)["bounding_boxes"][1:]
-    gap = GAP_MM / min(mask.zoom)
-    # Boxes as (n, 3, 2) first and one-past-last voxel, grown and clamped to the volume.
+    # Boxes as (n, 3, 2) first and one-past-last voxel.
     grown = np.array([[[s.start, s.stop] for s in box] for box in found], float)
-    grown[..., 0] = np.maximum(grown[..., 0] - int(gap), 0)
-    grown[..., 1] = np.minimum(grown[..., 1] + int(gap), np.array(mask.shape))
-    reach = np.zeros((3, 2))
-    reach[_cranio_caudal(mask)] = (-round(gap), round(gap))
+    grown[..., 0] = np.maximum(grown[..., 0] - grow, 0)
+    grown[..., 1] = np.minimum(grown[..., 1] + grow, np.array(mask.shape))
+    reach = np.stack([-along, along], axis=-1)
     kept = np.zeros(count, bool)
     waiting = [int(np.argmax(counts(components)[1:]))]
     kept[waiting] = True
@@ -155,9 +180,10 @@ def keep_main_part(mask: Volume) -> np.ndarray:
         meets = ((grown[:, :, 0] <= wide[:, 1]) & (grown[:, :, 1] >= wide[:, 0])).all(axis=1) & ~kept
         kept |= meets
         waiting.extend(np.flatnonzero(meets).tolist())
-    if not kept.all():
-        logger.info("%d of %d separate parts lie too far from the spine and are deleted", (~kept).sum(), count)
-    return np.where(np.concatenate([[False], kept])[components], mask.array, 0).astype(mask.array.dtype)
+    if kept.all():
+        return None
+    logger.info("%d of %d separate parts lie too far from the largest and are deleted", (~kept).sum(), count)
+    return np.concatenate([[False], ~kept])[components]
 
 
 def _cranio_caudal(mask: Volume) -> int:
