@@ -24,7 +24,7 @@ seeds = st.integers(0, 10_000)
 
 
 @lru_cache(maxsize=32)
-def phantom(seed: int, region: str = "any", shape: tuple[int, int, int] = (46, 56, 40), zoom: float = 2.4) -> Phantom:
+def phantom(seed: int, region: str = "any", shape: tuple[int, int, int] = (42, 50, 36), zoom: float = 2.7) -> Phantom:
     spec = random_spec(np.random.default_rng(seed), region)
     return render(spec, field_of_view(shape, (zoom, zoom, zoom)))
 
@@ -33,7 +33,7 @@ def phantom(seed: int, region: str = "any", shape: tuple[int, int, int] = (46, 5
 def whole(seed: int, thoracic: int = 12, lumbar: int = 5) -> Phantom:
     spec = random_spec(np.random.default_rng(seed), "whole", thoracic=thoracic, lumbar=lumbar, pathology=0.3)
     spec = replace(spec, view=View(15.3, (8.0, 0.0, 0.0)))
-    return render(spec, field_of_view((84, 280, 46), (3.0, 3.0, 3.0)))
+    return render(spec, field_of_view((66, 220, 36), (3.8, 3.8, 3.8)))
 
 
 @settings(max_examples=4, deadline=None)
@@ -97,7 +97,7 @@ def test_whole_spine_has_the_whole_chain_in_order(thoracic: int, lumbar: int) ->
     for v in chain:
         labels, n = cc3d.connected_components((p.instance == v).astype(np.uint8), connectivity=26, return_N=True)
         sizes = np.bincount(labels.ravel())[1:]
-        assert n == 1 or sizes.max() > 0.98 * sizes.sum(), anatomy.VERTEBRA_NAMES[v]
+        assert n == 1 or sizes.max() > 0.95 * sizes.sum(), anatomy.VERTEBRA_NAMES[v]
 
 
 def test_cord_ends_at_the_conus_and_canal_goes_on() -> None:

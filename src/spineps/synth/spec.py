@@ -295,8 +295,8 @@ def _bodies(
         disc = _disc(rng, sizes.pop("disc") * disc_scale, key, age, pathology) if key > 1 else None
         thorax = float(np.clip((key - 7.5) / 2, 0, 1) * np.clip((19.5 - key) / 5, 0, 1))
         sick = _disease(rng, key, size, age, pathology)
-        hollow_up = concavity * (0.5 if key < 8 else 1.0) * size
-        hollow_low = concavity * (0.3 if key < 8 else 1.15) * size
+        hollow_up = concavity * (0.5 if key < 8 else 1.0 - 0.3 * thorax) * size
+        hollow_low = concavity * (0.3 if key < 8 else 1.15 - 0.3 * thorax) * size
         if key > 2.5 and rng.random() < (0.02 + 0.05 * age * (key > 12)) * pathology:
             hollow_up, hollow_low = _fracture(rng, sizes, hollow_up, hollow_low)
         levels.append(
