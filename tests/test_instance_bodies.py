@@ -147,6 +147,29 @@ def test_body_labels_outside_the_spine_do_not_count():
     assert set(np.unique(truth.array[found.labels[:, : truth.shape[1]] > 0])) <= set(range(8))
 
 
+def test_nothing_below_the_middle_of_the_sacrum_counts():
+    sem, truth = build(Column())
+    end = int(np.flatnonzero((truth.array == 7).any(axis=(0, 2)))[-1])
+    array = np.pad(sem.array, ((0, 0), (0, 120), (0, 0)))
+    array[40:75, end + 10 : end + 60, 4:18] = 26
+    for start in (45, 80):  # as large as a body, and in line with the spine
+        array[12:40, end + start : end + start + 26, 2:20] = 49
+    assert len(find_bodies(array, sem.zoom, 50).centres) == 7
+    array[array == 26] = 0
+    assert len(find_bodies(array, sem.zoom, 50).centres) > 7
+
+
+def test_a_broken_body_between_two_discs_counts():
+    sem, truth = build(Column())
+    array = sem.array
+    body = (truth.array == 4) & (array == 49)
+    i = np.arange(array.shape[1])[None, :, None]
+    middle = int(np.argwhere(body)[:, 1].mean())
+    array[body & (np.abs(i - middle) > 5)] = 0
+    found = find_bodies(array, sem.zoom, 50)
+    assert owners(found.labels, truth.array, array) == list(range(1, 8))
+
+
 @pytest.mark.parametrize("axis", ["height", "side"])
 def test_a_body_in_pieces_counts_once(axis):
     sem, truth = build(Column())

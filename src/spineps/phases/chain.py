@@ -27,6 +27,8 @@ FAR, ROOM = 1.8, 0.7
 ONE_BODY = 1.25
 #: A body cut by the edge of the scan counts from this share of its neighbour's volume on.
 CUT_SHARE = 0.1
+#: The same for a broken body between two discs.
+BROKEN_SHARE = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,16 +71,17 @@ def spine_of(
     if len(found) < 2:
         return {c.number: c.number for c in found}
     chain = _heaviest_chain([c for c in found if _full_sized(c, found)])
-    chain, result = _joined(chain, [disc * np.asarray(zoom) for disc in discs])
-    chain = _trimmed(chain)
+    disc_places = [disc * np.asarray(zoom) for disc in discs]
+    chain, result = _joined(chain, disc_places)
+    chain = _trimmed(chain, disc_places)
     kept = {c.number for c in chain}
     result = {piece: body for piece, body in result.items() if body in kept}
     if len(chain) < 2:
         return result
     rest = [c for c in found if c.number not in result]
     for k, (upper, lower) in enumerate(pairwise(chain)):
-        if lower.low - upper.high > ROOM * _usual_height(chain, k):
-            result.update(_between(upper, lower, rest))
+        has_room = lower.low - upper.high > ROOM * _usual_height(chain, k)
+        result.update(_between(upper, lower, rest, has_room, disc_places))
     result.update(_beyond(chain, rest))
     result.update(_beyond(chain[::-1], rest))
     return result
@@ -172,16 +175,18 @@ def _disc_between(upper: Candidate, lower: Candidate, discs: Sequence[np.ndarray
     return False
 
 
-def _trimmed(chain: Sequence[Candidate]) -> list[Candidate]:
+def _trimmed(chain: Sequence[Candidate], discs: Sequence[np.ndarray]) -> list[Candidate]:
     """Ends that are much smaller than the bodies inwards, or far away from them, are taken off.
 
     A body cut by the scan may be small, but not if the whole one next to it is small, too (pieces of the sacrum).
+    A body between two discs may be small: it is a badly seen vertebra.
     """
     kept = list(chain)
     for end in (-1, 1):
         row = kept[::end]
         while len(row) > 2:
-            if _space(row[0], row[1]) > FAR * _usual_height(row, 0, 1) or _is_small(row, 0):
+            far = _space(row[0], row[1]) > FAR * _usual_height(row, 0, 1)
+            if far or (_is_small(row, 0) and not _has_discs_around(row, discs)):
                 row = row[1:]
             elif row[0].cut and _is_small(row, 1):
                 row = row[2:]
@@ -189,6 +194,20 @@ def _trimmed(chain: Sequence[Candidate]) -> list[Candidate]:
                 break
         kept = row[::end]
     return kept
+
+
+def _has_discs_around(row: Sequence[Candidate], discs: Sequence[np.ndarray]) -> bool:
+    end, inner = row[0], row[1]
+    if end.volume < CUT_SHARE * inner.volume:
+        return False
+    outwards = np.sign(end.centre[1] - inner.centre[1])
+    reach = _usual_height(row, 0, 1)
+    sides = set()
+    for disc in discs:
+        away = disc - end.centre
+        if abs(away[1]) < reach and float(np.hypot(away[0], away[2])) < inner.depth:
+            sides.add(bool(away[1] * outwards > 0))
+    return len(sides) == 2
 
 
 def _space(a: Candidate, b: Candidate) -> float:
@@ -200,14 +219,26 @@ def _is_small(row: Sequence[Candidate], place: int) -> bool:
     return bool(inwards) and not row[place].cut and row[place].volume < FULL_SIZE * float(np.median(inwards))
 
 
-def _between(upper: Candidate, lower: Candidate, rest: Sequence[Candidate]) -> dict[int, int]:
-    """The fragments that lie between two bodies with room for one more are that one."""
+def _between(
+    upper: Candidate, lower: Candidate, rest: Sequence[Candidate], has_room: bool, discs: Sequence[np.ndarray]
+) -> dict[int, int]:
+    """The fragments between two bodies are one more where there is room for it, or where they lie between two discs."""
     inside = []
     for c in rest:
         t = (c.centre[1] - upper.centre[1]) / (lower.centre[1] - upper.centre[1])
         if 0.2 < t < 0.8 and _aside(c, upper.centre + t * (lower.centre - upper.centre)) <= 0.8 * lower.depth:
             inside.append(c)
-    return _as_one(inside, CUT_SHARE * min(upper.volume, lower.volume))
+    share = sum(c.volume for c in inside) / min(upper.volume, lower.volume)
+    if not has_room:
+        if share < BROKEN_SHARE:
+            return {}
+        middle = max(inside, key=lambda c: c.volume)
+        middle = replace(
+            middle, centre=np.average([c.centre for c in inside], axis=0, weights=[c.volume for c in inside])
+        )
+        if not (_disc_between(upper, middle, discs) and _disc_between(middle, lower, discs)):
+            return {}
+    return _as_one(inside) if share >= CUT_SHARE else {}
 
 
 def _beyond(row: Sequence[Candidate], rest: Sequence[Candidate]) -> dict[int, int]:
@@ -221,7 +252,7 @@ def _beyond(row: Sequence[Candidate], rest: Sequence[Candidate]) -> dict[int, in
         next_to_it = step > 0.3 * usual and _space(c, end) <= ROOM * usual
         if c.cut and next_to_it and _aside(c, end.centre + slope * step) <= 0.8 * end.depth:
             inside.append(c)
-    return _as_one(inside, CUT_SHARE * end.volume)
+    return _as_one(inside) if sum(c.volume for c in inside) >= CUT_SHARE * end.volume else {}
 
 
 def _aside(candidate: Candidate, point: np.ndarray) -> float:
@@ -229,8 +260,6 @@ def _aside(candidate: Candidate, point: np.ndarray) -> float:
     return float(np.hypot(away[0], away[2]))
 
 
-def _as_one(parts: Sequence[Candidate], least: float) -> dict[int, int]:
-    if not parts or sum(c.volume for c in parts) < least:
-        return {}
+def _as_one(parts: Sequence[Candidate]) -> dict[int, int]:
     largest = max(parts, key=lambda c: (c.volume, -c.number))
     return {c.number: largest.number for c in parts}

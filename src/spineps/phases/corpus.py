@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spineps.anatomy import CORPUS, CORPUS_INNER, DENS, DISC
+from spineps.anatomy import CORPUS, CORPUS_INNER, DENS, DISC, SACRUM
 from spineps.phases.chain import spine_of
 from spineps.phases.components import (
     centres,
@@ -60,7 +60,7 @@ def find_bodies(
     Returns:
         Labels and centres; both empty when there is no body.
     """
-    core = _cores(sem, minimum, clean)
+    core = _above_sacrum(sem, _cores(sem, minimum, clean))
     whole = _whole_bodies(sem, core)
     extent = _seen_extent(sem)
     discs = _disc_centres(sem)
@@ -108,6 +108,24 @@ def _cores(sem: np.ndarray, minimum: int, clean: bool) -> np.ndarray:
         core[raw == old] = new
     out[box] = core
     return out
+
+
+def _above_sacrum(sem: np.ndarray, core: np.ndarray) -> np.ndarray:
+    """Nothing below the middle of the sacrum is a vertebra (bladder, rectum and coccyx look like one).
+
+    Believed only where the sacrum is as large as a body and most of the bodies lie above it.
+    """
+    sacrum, count = label_components(sem == SACRUM, 26)
+    middle = centres(core)
+    if not count or len(middle) < 2:
+        return core
+    size, bodies = counts(sacrum, count + 1), counts(core)
+    size[0] = 0
+    limit = centres(sacrum)[int(size.argmax())][1]
+    below = [i for i, c in middle.items() if c[1] > limit]
+    if size.max() < np.median(bodies[list(middle)]) or bodies[below].sum() > 0.5 * bodies[1:].sum():
+        return core
+    return relabel(core, dict.fromkeys(below, 0))
 
 
 def _seen_extent(sem: np.ndarray) -> tuple[int, int]:
