@@ -132,6 +132,6 @@ def test_tiny_images_do_not_crash(shape: tuple[int, int, int]) -> None:
 
 def test_a_lumbar_scan_takes_little_time() -> None:
     array = np.random.default_rng(0).integers(0, 800, (448, 448, 15)).astype(np.int16)
-    start = time.perf_counter()
+    start = time.process_time()
     preprocess(Volume(array, np.diag([0.6, 0.6, 4.0, 1])), PreprocessOptions())
-    assert time.perf_counter() - start < 8  # about 1.5 s; the limit leaves room for a busy machine
+    assert time.process_time() - start < 4  # about 0.7 s of one core
