@@ -113,6 +113,7 @@ def test_four_files_on_the_grid_of_the_scan(scan: Path, models: tuple[Oracle, By
     assert "".join(nib.aff2axcodes(raw.affine)) == "PIR" and raw.get_data_dtype() == np.uint16
     header, points = json.loads(paths["out_ctd"].read_text())
     assert set(points) >= {"2", "3", "4", "26"} and header["proc_pad_size"] == "4"
+    assert "not named" in header["warnings"][0]
     body = np.argwhere((TRUTH.array == 49) & (np.arange(SCAN.shape[1])[None, :, None] < 36)).mean(axis=0)
     np.testing.assert_allclose(points["2"]["50"], body, atol=1.0)
 

@@ -130,6 +130,7 @@ def semantic_stage(
     progress("preprocess", 0, 1)
     image = preprocess(seen, options.preprocess)
     progress("preprocess", 1, 1)
+    progress("semantic", 0, 1)
     prediction = predict_semantic(image, model, options.semantic, lambda done, n: progress("semantic", done, n))
     mask = clean_semantic(prediction.mask, options.semantic)
     mask = mend(mask) if mend is not None else mask
@@ -155,6 +156,7 @@ def instance_stage(semantic: SemanticStage, model: InstanceModel, options: Optio
     """Instance phase; vertebrae 1..n on the model's grid."""
     from spineps.phases.instance import predict_instances
 
+    progress("instance", 0, 1)
     return predict_instances(semantic.mask, model, options.instance, lambda done, n: progress("instance", done, n))
 
 
@@ -190,6 +192,7 @@ def final_stage(
         names=names if labeling is not None else None,
     )
     progress("postprocess", 1, 1)
+    progress("points", 0, 1)
     points = compute_points(sem, inst, naming)
     progress("points", 1, 1)
     return Segmentation(sem, inst, points, naming, semantic, instance)

@@ -40,7 +40,7 @@ class Reporter:
         self.level = logging.INFO if verbose else logging.WARNING
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._started: dict[str, float] = {}
+        self._phase, self._start = "", 0.0
 
     def __enter__(self) -> Reporter:
         logger = logging.getLogger("spineps")
@@ -59,6 +59,7 @@ class Reporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end_of_phase()
         if self._bars is not None:
             self._bars.stop()
         logger = logging.getLogger("spineps")
@@ -66,14 +67,13 @@ class Reporter:
         logger.propagate = True
 
     def __call__(self, phase: str, done: int, total: int) -> None:
-        start = self._started.setdefault(phase, time.perf_counter())
-        label = LABELS.get(phase, phase)
+        if phase != self._phase:
+            self._end_of_phase()
+            self._phase, self._start = phase, time.perf_counter()
         if self._bars is not None:
             if phase not in self._tasks:
-                self._tasks[phase] = self._bars.add_task(label, total=total)
+                self._tasks[phase] = self._bars.add_task(LABELS.get(phase, phase), total=total)
             self._bars.update(self._tasks[phase], completed=done, total=total)
-        elif done == total and not self.quiet:
-            typer.echo(f"{label:>15}  {time.perf_counter() - start:6.1f} s", err=True)
 
     def say(self, text: str) -> None:
         """A line on stderr that does not tear the bars."""
@@ -84,11 +84,18 @@ class Reporter:
 
     def next_scan(self) -> None:
         """Forget the phases of the scan before."""
-        self._started.clear()
+        self._end_of_phase()
         if self._bars is not None:
             for task in self._tasks.values():
                 self._bars.remove_task(task)
         self._tasks.clear()
+
+    def _end_of_phase(self) -> None:
+        # Only the next phase shows that one is over: some work in several passes.
+        if self._phase and self._bars is None and not self.quiet:
+            label = LABELS.get(self._phase, self._phase)
+            typer.echo(f"{label:>15}  {time.perf_counter() - self._start:6.1f} s", err=True)
+        self._phase = ""
 
 
 class _Handler(logging.Handler):

@@ -99,7 +99,7 @@ def write_final(
     """The four files and what else was asked for."""
     writer.mask(paths["out_spine"], result.semantic)
     writer.mask(paths["out_vert"], result.instance)
-    writer.json(paths["out_ctd"], poi_document(result.points, image.grid, header))
+    writer.json(paths["out_ctd"], poi_document(result.points, image.grid, {**header, "warnings": list(warnings)}))
     if options.output.save_modelres_mask:
         grid = result.stage.mask.grid
         writer.mask(paths["out_spine_modelres"], result.semantic.on(grid))

@@ -149,6 +149,8 @@ def process_img_nii(
             return {}, error.code
         if not (scan.bids or ignore_bids_filter):
             logger.warning("%s is not a BIDS name; outputs are named after %r.", scan.path.name, scan.entities["sub"])
+        if auto_crop_to_spine is True:
+            logger.info("auto_crop_to_spine: nothing is cropped, the network finds the spine in the whole scan.")
         keywords = {key: given[key] for key in OPTION_KEYWORDS}
         job = Job(
             scan,
