@@ -126,10 +126,7 @@ def imitate_mistakes(labels: Tensor, chance: Chance, channels: int) -> Tensor:
         middle = (torch.arange(shape[2], device=labels.device) // thick * thick + thick // 2).clamp(max=shape[2] - 1)
         labels = labels[:, :, middle]
     if chance.happens(0.7):
-        soft = F.avg_pool3d(F.one_hot(labels, channels).movedim(-1, 0).float()[None], 3, 1, 1)[0]
-        rough = chance.uniform(0.05, 0.35)
-        noise = F.interpolate(chance.normal(1, channels, *(n // 2 for n in shape)), size=list(shape), mode="trilinear")
-        labels = (soft + rough * noise[0] * (soft > 0)).argmax(0)
+        labels = _frayed(labels, chance, chance.uniform(0.3, 0.9))
     if chance.happens(0.5):
         hole = smooth_field(chance, shape, cells=int(chance.numbers.integers(8, 16)))[0] > chance.uniform(1.2, 2.5)
         labels = torch.where(hole, torch.zeros_like(labels), labels)
@@ -141,6 +138,16 @@ def imitate_mistakes(labels: Tensor, chance: Chance, channels: int) -> Tensor:
         lost = int(chance.numbers.integers(1, channels))
         labels = torch.where((labels == lost) & (labels != BODY), torch.zeros_like(labels), labels)
     return labels
+
+
+def _frayed(labels: Tensor, chance: Chance, reach: float) -> Tensor:
+    """Every voxel takes the label found a random step of about ``reach`` voxels away: rough edges, thin parts torn."""
+    shape = labels.shape
+    steps = chance.normal(1, 3, *((n + 1) // 2 for n in shape)) * reach
+    steps = F.interpolate(steps, size=list(shape), mode="nearest")[0].round().long()
+    axes = torch.meshgrid(*(torch.arange(n, device=labels.device) for n in shape), indexing="ij")
+    x, y, z = ((axis + step).clamp(0, n - 1) for axis, step, n in zip(axes, steps, shape, strict=True))
+    return labels[x, y, z]
 
 
 def slab(chance: Chance, size: Triple, device: torch.device) -> Tensor:
