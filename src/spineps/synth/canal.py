@@ -10,7 +10,7 @@ import numpy as np
 from spineps.synth import morphometry
 from spineps.synth.canvas import Canvas, smooth_noise, smoothstep
 from spineps.synth.chain import CanalLine
-from spineps.synth.spec import SpineSpec
+from spineps.synth.person import SpineSpec
 from spineps.volume import Box, bounding_box
 
 _STEP = 0.25

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spineps.anatomy import SACRUM
-from spineps.synth.spec import Level, SpineSpec
+from spineps.synth.person import Level, SpineSpec
 
 #: (p, i, r) -> RAS.
 PIR_TO_RAS = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])

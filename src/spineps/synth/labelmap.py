@@ -13,7 +13,7 @@ from spineps.synth import surroundings
 from spineps.synth.body import BodyField, DiscField, draw_body, draw_disc
 from spineps.synth.canvas import FAR, Canvas, smooth_noise, smooth_union
 from spineps.synth.chain import PIR_TO_RAS, Frame, canal_line, frames
-from spineps.synth.spec import SpineSpec
+from spineps.synth.person import SpineSpec
 from spineps.synth.tissues import Tissue
 from spineps.synth.vertebra import parts, screws
 from spineps.volume import Box, Grid, Volume

@@ -9,7 +9,8 @@ import numpy as np
 
 from spineps.synth.image import ImageSpec, random_image_spec, synthesise
 from spineps.synth.labelmap import Phantom, field_of_view, render
-from spineps.synth.spec import SpineSpec, View, random_spec
+from spineps.synth.person import SpineSpec, View
+from spineps.synth.spec import random_spec
 from spineps.volume import Volume
 
 #: Usual field of view of each region, mm along (p, i, r), and the level in its middle.
