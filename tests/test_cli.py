@@ -13,7 +13,7 @@ import pytest
 from stubs import ByHeight, Oracle, spine
 
 from spineps.cli.main import main
-from spineps.errors import ErrCode
+from spineps.errors import ErrCode, ModelError
 from spineps.outputs import snapshot
 
 HEAVY = ("torch", "openvino", "matplotlib", "scipy", "SimpleITK", "TPTBox", "nibabel", "cc3d", "pandas", "numpy")
@@ -77,6 +77,20 @@ def test_a_ct_gets_the_ct_models(scan: Path, stub_models: dict[str, object]) -> 
     for name in ("unnamed.nii.gz", "sub-x_ct.nii.gz"):
         run("sample", "-i", scan.with_name(name))
         assert stub_models["semantic name"] == "ct" and stub_models["labeling name"] == "ct_labeling"
+
+
+def test_a_missing_labelling_model_leaves_the_landmarks(
+    scan: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(name: str, **how: object) -> None:
+        raise ModelError(f"{name} is damaged.", "Install it again.")
+
+    monkeypatch.setattr("spineps.models.registry.get_labeling_model", missing)
+    assert run("sample", "-i", scan) == 0
+    assert "Install it again. Until then the names rest on landmarks" in capsys.readouterr().err
+    header = json.loads((scan.parent / "derivatives_seg" / "sub-x_mod-T2w_seg-spine_ctd.json").read_text())[0]
+    assert header["naming"]["confidence"]["L5"] > 0.4
+    assert run("sample", "-i", scan, "-ml", "t2w_labeling") == ErrCode.MODEL.exit_code
 
 
 OLD = "-model_semantic a -model_instance b -model_labeling none -der_name out -nocrop -non4 -ntl -cpu -save_debug -v"

@@ -24,11 +24,19 @@ PHASES = ("preprocess", "semantic", "instance", "postprocess", "labeling", "poin
 
 @dataclass(frozen=True)
 class Models:
-    """The networks of one run; without ``labeling`` vertebrae are numbered from the top and not named."""
+    """The networks of one run.
+
+    Attributes:
+        semantic: finds structures.
+        instance: tells vertebrae apart.
+        labeling: names them; without it they are numbered from the top.
+        landmarks: without ``labeling``, name them by sacrum, C2, ribs and sizes in the masks.
+    """
 
     semantic: SemanticModel
     instance: InstanceModel
     labeling: LabelingModel | None = None
+    landmarks: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +183,6 @@ def final_stage(
         from spineps.phases.labeling import name_instances
 
         nonlocal naming
-        assert labeling is not None
         progress("labeling", 0, 1)
         vertebrae = volume.with_array(instances)
         naming = name_instances(volume, semantic.native, vertebrae, labeling, options.labeling)
@@ -189,7 +196,7 @@ def final_stage(
         options.post,
         sacrum_ids=config.sacrum_ids,
         metal=config.metal,
-        names=names if labeling is not None else None,
+        names=names if labeling is not None or models.landmarks else None,
     )
     progress("postprocess", 1, 1)
     progress("points", 0, 1)

@@ -19,7 +19,7 @@ Instance = Annotated[
 ]
 Labeling = Annotated[
     str,
-    typer.Option("--model-labeling", "-ml", help="Name or folder; 'none' only numbers.", rich_help_panel=MODELS),
+    typer.Option("--model-labeling", "-ml", help="Name or folder; 'none', 'landmarks'.", rich_help_panel=MODELS),
 ]
 DerivativeName = Annotated[
     str,

@@ -27,6 +27,7 @@ LABELS = {
     "postprocess": "cleaning",
     "labeling": "naming",
     "points": "points",
+    "files": "files",
 }
 FILES = {"out_spine": "structures", "out_vert": "vertebrae", "out_ctd": "points", "out_snap": "picture"}
 
@@ -41,6 +42,7 @@ class Reporter:
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._phase, self._start = "", 0.0
+        self._told: set[str] = set()
 
     def __enter__(self) -> Reporter:
         logger = logging.getLogger("spineps")
@@ -85,6 +87,7 @@ class Reporter:
     def next_scan(self) -> None:
         """Forget the phases of the scan before."""
         self._end_of_phase()
+        self._told.clear()
         if self._bars is not None:
             for task in self._tasks.values():
                 self._bars.remove_task(task)
@@ -92,7 +95,8 @@ class Reporter:
 
     def _end_of_phase(self) -> None:
         # Only the next phase shows that one is over: some work in several passes.
-        if self._phase and self._bars is None and not self.quiet:
+        if self._phase and self._phase not in self._told and self._bars is None and not self.quiet:
+            self._told.add(self._phase)
             label = LABELS.get(self._phase, self._phase)
             typer.echo(f"{label:>15}  {time.perf_counter() - self._start:6.1f} s", err=True)
         self._phase = ""

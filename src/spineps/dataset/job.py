@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import spineps
+from spineps.anatomy import instance_name
 from spineps.dataset.compatibility import check_input, check_models, needs_hounsfield
 from spineps.errors import ErrCode, OptionError, OutOfMemoryError, SpinepsError
 from spineps.options import Options
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 #: Slices below which a scan can hardly show a spine.
 FEW_SLICES = 5
+#: Probability below which a name is reported as unsure.
+UNSURE = 0.5
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,9 @@ def _run(job: Job) -> Outcome:
             done=files.keep,
             mend=None if job.mend is None else lambda mask: _mended(mask, job.mend),
         )
-        notes = [*warnings, *_notes(job, result, volume)]
+        notes = [*warnings, *_notes(result, volume)]
+        if job.progress is not None:
+            job.progress("files", 0, 1)
         files.finish(result, volume, notes)
     except SpinepsError:
         files.withdraw()
@@ -130,7 +135,7 @@ def stage_keys(job: Job, input_sha256: str) -> dict[str, str]:
         crop=str(job.crop),
     )
     instance = stage_key(semantic=semantic, model=models.instance.fingerprint, options=options["instance"])
-    labeling = models.labeling.fingerprint if models.labeling is not None else None
+    labeling = models.labeling.fingerprint if models.labeling is not None else f"landmarks: {models.landmarks}"
     final = stage_key(instance=instance, model=labeling, post=options["post"], options=options["labeling"])
     return {"semantic": semantic, "instance": instance, "final": final}
 
@@ -190,15 +195,20 @@ def _mended(mask: Volume, mend: Callable[[Any], Any] | None) -> Volume:
     return mask.with_array(array.astype(np.uint8))
 
 
-def _notes(job: Job, result: Segmentation, volume: Volume) -> list[str]:
+def _notes(result: Segmentation, volume: Volume) -> list[str]:
     """What the user should know about this result."""
     notes = []
     if min(volume.shape) < FEW_SLICES:
         notes.append(f"Only {min(volume.shape)} slices: expect gaps.")
-    if result.naming is None:
+    naming = result.naming
+    if naming is None:
         notes.append("Vertebrae are numbered from the top and not named: no labelling model was given.")
-    else:
-        notes += [text for text in result.naming.notes if result.naming.ambiguous or "seems" in text or "left" in text]
+        return notes
+    unsure = [f"{instance_name(v)} ({p:.2f})" for v, p in naming.confidence.items() if p < UNSURE]
+    if naming.ambiguous:
+        notes += [f"Names: {text}." for text in naming.notes]
+    elif unsure:
+        notes.append(f"Unsure names: {', '.join(unsure)}.")
     return notes
 
 

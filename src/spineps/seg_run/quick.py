@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from spineps.dataset.compatibility import is_ct, modalities_of
 from spineps.dataset.job import Job, Outcome, as_nii, in_memory, run_job
 from spineps.dataset.logbook import talking
-from spineps.errors import ErrCode, OptionError, SpinepsError
+from spineps.errors import ErrCode, ModelError, OptionError, SpinepsError
 from spineps.options import options_from_keywords
 from spineps.outputs.nifti import from_memory, read_image, read_labels
 from spineps.outputs.paths import DERIVATIVE_NAME, Scan, output_paths, scan_from
@@ -117,7 +117,8 @@ def segment(
             ``NII`` or :class:`~spineps.volume.Volume` (nothing is written).
         model_semantic: name, folder or model; None chooses by the file's name and its grey values.
         model_instance: likewise.
-        model_labeling: likewise; ``None`` or ``"none"`` numbers the vertebrae from the top.
+        model_labeling: likewise; ``None`` or ``"none"`` numbers the vertebrae from the top, ``"landmarks"`` names them
+            by what the masks show, without a network.
         use_cpu: never use a GPU.
         threads: CPU threads; None takes all.
         output_in_memory: write nothing.
@@ -177,11 +178,15 @@ def choose_models(
     use_cpu: bool = False,
     threads: int | None = None,
 ) -> Models:
-    """Models by name; what is not named is chosen for MR or CT by the scan's name, else by its grey values."""
+    """Models by name; what is not named is chosen for MR or CT by the scan's name, else by its grey values.
+
+    ``labeling`` may also be ``"none"`` (number the vertebrae) or ``"landmarks"`` (name them without a network).
+    """
     from spineps.models.registry import get_instance_model, get_labeling_model, get_semantic_model
 
     how: dict[str, Any] = {"use_cpu": use_cpu, "threads": threads}
-    if isinstance(labeling, str) and labeling.lower() == "none":
+    landmarks = labeling == "landmarks"
+    if landmarks or (isinstance(labeling, str) and labeling.lower() == "none"):
         labeling = None
     ct = False
     if semantic is None or instance is None or labeling == "auto":
@@ -193,9 +198,15 @@ def choose_models(
         ct = is_ct(scan, volume)
     semantic = semantic or ("ct" if ct else "t2w")
     instance = instance or ("ct_instance" if ct else "instance")
-    labeling = ("ct_labeling" if ct else "t2w_labeling") if labeling == "auto" else labeling
+    if labeling == "auto":
+        try:
+            labeling = get_labeling_model("ct_labeling" if ct else "t2w_labeling", **how)
+        except ModelError as error:
+            logger.warning("%s Until then the names rest on landmarks alone.", error)
+            labeling, landmarks = None, True
     return Models(
         get_semantic_model(semantic, **how) if isinstance(semantic, (str, Path)) else semantic,
         get_instance_model(instance, **how) if isinstance(instance, (str, Path)) else instance,
         get_labeling_model(labeling, **how) if isinstance(labeling, (str, Path)) else labeling,
+        landmarks,
     )
