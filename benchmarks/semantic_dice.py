@@ -94,12 +94,12 @@ def main() -> None:
         if args.only and number not in args.only:
             continue
         image, truth = read(file), read(Path(str(file).replace("T2w", "seg-coarse_msk")))
-        start = time.perf_counter()
+        start = time.process_time()
         prediction = segment(image, model, args.tta, args.step)
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         rows.append(coarse_dice(prediction, np.asarray(truth.array)))
         v, d, c = rows[-1]
-        print(f"{number:4d}  vertebra {v:.3f}  disc {d:.3f}  canal {c:.3f}  {seconds:.1f} s")
+        print(f"{number:4d}  vertebra {v:.3f}  disc {d:.3f}  canal {c:.3f}  {seconds:.1f} CPU s")
     if rows:
         v, d, c = np.mean(rows, axis=0)
         print(f"mean  vertebra {v:.3f}  disc {d:.3f}  canal {c:.3f}")

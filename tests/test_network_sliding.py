@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from spineps.anatomy import CLASS_MIRROR
 from spineps.inference.network import NetSpec
 from spineps.inference.resample import argmax_on_grid, entropy_on_grid, to_model_grid
-from spineps.inference.sliding import sliding_window, softmax, tile_starts
+from spineps.inference.sliding import focused_window, sliding_window, softmax, tile_starts
 from spineps.volume import Grid, Volume
 
 
@@ -34,6 +34,31 @@ def test_tiles_leave_no_trace(shape: tuple[int, int, int]) -> None:
     expected = softmax(np.concatenate([image, image**2, 1 - image]), axis=0)
     np.testing.assert_allclose(p, expected, atol=1e-5)
     assert calls[-1][0] == calls[-1][1] == len(calls)
+
+
+class Ball:
+    """Finds a bright blob, and counts the voxels that it was asked about."""
+
+    spec = NetSpec(kind="unet", classes=3, widths=(2, 2, 2))
+    asked = 0
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        self.asked += x[0, 0].size
+        return np.concatenate([5 - 10 * x, 10 * x - 5, 0 * x - 9], axis=1)
+
+
+def test_care_is_spent_where_something_is() -> None:
+    image = np.zeros((1, 80, 80, 8), np.float32)
+    image[:, 30:45, 10:70] = 1
+    mirror = (2, (0, 1, 2))
+    plain, focused = Ball(), Ball()
+    expected = sliding_window(plain, image, (32, 32, 8), 0.5, 3, mirror)
+    answer = focused_window(focused, image, (32, 32, 8), 0.5, 3, mirror)
+    np.testing.assert_allclose(answer, expected, atol=1e-5)
+    assert focused.asked < 0.85 * plain.asked
+    empty = Ball()
+    assert (focused_window(empty, 0 * image, (32, 32, 8), 0.5, 3, mirror)[0] > 0.9).all()
+    assert empty.asked < 0.5 * plain.asked
 
 
 @given(st.integers(1, 300), st.integers(1, 64), st.floats(0.1, 1))

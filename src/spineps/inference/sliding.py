@@ -12,6 +12,11 @@ from spineps.inference.engine import Network
 #: Standard deviation of the tile weights as a fraction of the tile (nnU-Net: 0.125; wider uses more of each answer).
 SIGMA = 0.22
 
+#: Step of the first look, share of the largest part below which a part is noise to it, voxels added around the rest.
+FIRST_STEP, SMALL_PART, MARGIN = 0.9, 0.1, 12
+#: One tile may be this much longer than the patch rather than two overlapping by half.
+STRETCH = 1.35
+
 #: (axis of the image, for each class the class that it becomes when that axis is flipped)
 Mirror = tuple[int, Sequence[int]]
 Progress = Callable[[int, int], None]
@@ -32,7 +37,8 @@ def sliding_window(
     Args:
         network: logits from patches.
         image: (C, X, Y, Z) float32.
-        patch: largest tile in voxels; smaller images are padded (edge values) to a multiple of the network's stride.
+        patch: usual tile in voxels, up to a third longer where one tile then suffices; smaller images are padded (edge
+            values) to a multiple of the network's stride.
         step: distance of tiles as a fraction of the tile, (0, 1].
         classes: number of classes K.
         mirror: also answer the flipped image and average.
@@ -67,6 +73,48 @@ def sliding_window(
     return total
 
 
+def focused_window(
+    network: Network,
+    image: np.ndarray,
+    patch: Sequence[int],
+    step: float,
+    classes: int,
+    mirror: Mirror | None = None,
+    progress: Progress | None = None,
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
+    """:func:`sliding_window` with its overlap and mirrored pass spent only where a first quick look finds something.
+
+    Images that one tile covers are answered at once.  Else tiles side by side look at everything, and the box around
+    what they find, with a margin, is answered again with care.  Nothing is lost: outside the box the first look counts.
+    """
+    shape = image.shape[1:]
+    if all(n <= _tile_length(n, p, s) for n, p, s in zip(shape, patch, network.spec.stride, strict=True)):
+        return sliding_window(network, image, patch, step, classes, mirror, progress, prepare)
+    seen = sliding_window(network, image, patch, FIRST_STEP, classes, None, progress, prepare)
+    box = _busy_box(seen[0] < 0.5)
+    if box is not None:
+        part = image[(slice(None), *box)]
+        careful = sliding_window(network, part, patch, step, classes, mirror, progress, prepare)
+        seen[(slice(None), *box)] = careful
+    return seen
+
+
+def _busy_box(found: np.ndarray) -> tuple[slice, slice, slice] | None:
+    """Box around the large components of what was found, with a margin."""
+    from scipy.ndimage import find_objects, label
+
+    # Every other voxel is enough to see what is large.
+    parts, count = label(found[::2, ::2, ::2])
+    if count == 0:
+        return None
+    sizes = np.bincount(parts.ravel())[1:]
+    boxes = [box for box, size in zip(find_objects(parts), sizes, strict=True) if size >= SMALL_PART * sizes.max()]
+    low = [max(2 * min(b[axis].start for b in boxes) - MARGIN, 0) for axis in range(3)]
+    high = [min(2 * max(b[axis].stop for b in boxes) + MARGIN, found.shape[axis]) for axis in range(3)]
+    return slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])
+
+
 def tile_starts(length: int, tile: int, step: float) -> list[int]:
     """First voxels of tiles that cover ``length``, evenly spread, no further apart than ``step`` tiles.
 
@@ -94,7 +142,8 @@ def softmax(logits: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _tile_length(length: int, patch: int, stride: int) -> int:
-    return min(-(-patch // stride), -(-length // stride)) * stride
+    whole = -(-length // stride)
+    return (whole if length <= STRETCH * patch else -(-patch // stride)) * stride
 
 
 def _tile_probabilities(

@@ -104,11 +104,11 @@ class SemanticModel(Model):
             (K, X, Y, Z) float32; class k is ``config.class_ids[k]``, 0 is background.
         """
         from spineps.anatomy import CLASS_IDS, CLASS_MIRROR
-        from spineps.inference.sliding import sliding_window
+        from spineps.inference.sliding import focused_window
 
         ids = self.config.class_ids
         use_mirror = (self.config.tta if tta is None else tta) and self.config.mirror_axes and ids == CLASS_IDS
-        return sliding_window(
+        return focused_window(
             self.network,
             spread(image.array)[None],
             self.config.patch_size,

@@ -171,6 +171,8 @@ def _by_name(name: str, phase: SpinepsPhase, use_cpu: bool, how: dict[str, objec
 
 
 def _build(name: str, entry: ModelEntry, alias: Alias | None, use_cpu: bool, how: dict[str, object]) -> Model:
+    if not entry.runnable and entry.origin == "bundled":
+        raise ModelError(f"The bundled model in {entry.folder} has no weights.", "Install spineps again.")
     if not entry.runnable:
         raise ModelError(
             f"{entry.folder} holds a published checkpoint, which this version cannot run yet.",
