@@ -47,6 +47,9 @@ class Oracle:
         zoom = self.config.target_zoom(turned.zoom)
         self.mapped = relabel(turned.rescaled(zoom).array, dict(self.config.mapping), keep_others=False)
         self.truth = truth.reoriented(self.config.orientation).rescaled(zoom).array
+        # Cutouts reach at most half their size beyond the volume.
+        pad = [(n // 2 + 1, n // 2 + 1) for n in self.config.cutout_size]
+        self.mapped, self.padded_truth = np.pad(self.mapped, pad), np.pad(self.truth, pad)
 
     def segment(self, cutouts: np.ndarray, batch_size: int = 4) -> np.ndarray:
         assert cutouts.dtype == np.uint8
@@ -54,10 +57,8 @@ class Oracle:
         return np.stack([self._answer(c) for c in cutouts])
 
     def _answer(self, cutout: np.ndarray) -> np.ndarray:
-        pad = [(n, n) for n in cutout.shape]
-        mapped, truth = np.pad(self.mapped.astype(np.int64), pad), np.pad(self.truth, pad)
-        start = _locate(mapped, cutout.astype(np.int64), self.config.orientation)
-        ids = truth[tuple(slice(s, s + n) for s, n in zip(start, cutout.shape, strict=True))]
+        start = _locate(self.mapped, cutout, self.config.orientation)
+        ids = self.padded_truth[tuple(slice(s, s + n) for s, n in zip(start, cutout.shape, strict=True))]
         body = np.argwhere((cutout == 9) & (ids > 0))
         middle = np.array(cutout.shape) // 2
         nearest = body[((body - middle) ** 2).sum(axis=1).argmin()]
@@ -78,7 +79,7 @@ def _locate(mapped: np.ndarray, cutout: np.ndarray, orientation: str) -> list[in
     window = [slice(None)] * 3
     for axis in axes:
         others = tuple(a for a in range(3) if a != axis)
-        profile, wanted = mapped[tuple(window)].sum(axis=others), cutout.sum(axis=others)
+        profile, wanted = (a.sum(axis=others, dtype=np.int64) for a in (mapped[tuple(window)], cutout))
         n = len(wanted)
         misfit = [int(np.abs(profile[s : s + n] - wanted).sum()) for s in range(len(profile) - n + 1)]
         assert min(misfit) == 0, "a cutout that shows nothing of the mask"

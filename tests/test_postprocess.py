@@ -159,7 +159,7 @@ def test_any_orientation_gives_the_same_masks(axcodes):
         assert np.array_equal(turned.on(plain.grid).array, plain.array)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None, derandomize=True)
 @given(st.permutations(range(1, 7)))
 def test_incoming_numbers_do_not_matter(order):
     g = golden("n6")
