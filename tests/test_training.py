@@ -80,9 +80,11 @@ def toy_trainer(caches, config: TrainingConfig = TINY) -> Trainer:
 def test_it_learns_and_the_weights_run_in_the_default_engine(caches) -> None:
     trainer = toy_trainer(caches)
     first = [trainer.one_step(0.0)["loss"] for _ in range(5)]
-    for _ in range(30):
+    for _ in range(20):
         last = trainer.one_step(0.0)
     assert last["loss"] < 0.8 * np.mean(first)
+    trainer.objective.draw(trainer, caches / "run")
+    assert (caches / "run" / "pictures" / f"{trainer.step:06d}.png").is_file()
     trainer.save(caches / "run" / "checkpoint.pt")
     export(caches / "run" / "checkpoint.pt", caches / "model")
     x = np.random.default_rng(0).standard_normal((1, 1, 16, 16, 8)).astype(np.float32)
@@ -227,6 +229,19 @@ def test_initial_weights_come_from_anywhere(caches) -> None:
     assert set(initial_weights(str(caches / "c.pt"), "semantic")) == set(trainer.params)
     with pytest.raises(OptionError, match="do not fit"):
         Trainer(TINY, trainer.objective, CPU, bundled)
+
+
+def test_painted_people_feed_the_network(tmp_path) -> None:
+    from spineps.training.phantoms import paint, phantom_arrays
+
+    people = list(phantom_arrays((40, 48, 24), (3, 3, 3), first=3, count=1))
+    write_cache(tmp_path / "people.npz", {}, people)
+    config = replace(TINY, zoom=(3.0, 3.0, 3.0), patches=((32, 40, 16),))
+    batch = SyntheticFeed([Cache(tmp_path / "people.npz")], config, CPU, paint).batch(0)
+    assert batch.images.shape == (1, 1, 32, 40, 16) and torch.isfinite(batch.images).all()
+    assert len(torch.unique(batch.labels)) > 5
+    again = SyntheticFeed([Cache(tmp_path / "people.npz")], config, CPU, paint).batch(0)
+    torch.testing.assert_close(again.images, batch.images)
 
 
 def test_pictures_are_png(tmp_path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spineps.anatomy import CANAL, CLASS_IDS, CORPUS, DISC
 from spineps.training.cache import Cache
 from spineps.training.config import TrainingConfig
 from spineps.training.feed import RealFeed, SyntheticFeed
@@ -30,6 +31,7 @@ class SemanticObjective:
         weights = config.class_weights or (1.0,) * config.network.classes
         self._class_weights = torch.tensor(weights, device=device)
         self._groups = group_matrix().to(device)
+        self._drawn_as = torch.tensor([CLASS_IDS.index(i) for i in (0, CORPUS, DISC, CANAL)], device=device)
 
     def __call__(self, network: Callable[[Tensor], Any], step: int) -> tuple[Tensor, dict[str, float]]:
         total, numbers = torch.zeros(()), {}
@@ -51,12 +53,14 @@ class SemanticObjective:
     @torch.no_grad()
     def draw(self, trainer: Trainer, out: Path) -> None:
         """``out/pictures/<step>.png``: truth and answer for one synthetic and one real patch of the next step."""
-        feeds = [feed for feed in (self._synthetic, self._real) if feed is not None]
         rows = []
-        for feed in feeds:
+        for feed in (self._synthetic, self._real):
+            if feed is None:
+                continue
             batch = feed.batch(trainer.step)
+            truth = batch.labels[0] if feed is self._synthetic else self._drawn_as[batch.labels[0]]
             answer = trainer.network(batch.images[:1])[0].argmax(0)
-            row = [overlay(batch.images[0, 0], labels) for labels in (batch.labels[0], answer)]
+            row = [overlay(batch.images[0, 0], labels) for labels in (truth, answer)]
             rows.append(np.concatenate(row, axis=1))
         size = np.max([row.shape for row in rows], axis=0)
         rows = [np.pad(row, [(0, s - n) for s, n in zip(size, row.shape, strict=True)]) for row in rows]
