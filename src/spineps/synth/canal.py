@@ -38,6 +38,18 @@ class SpineSpace:
         self.a = (p - self.at(line.p)) / np.sqrt(1 + along * along)
         self.b = r - self.at(line.r)
         self.k = self.at(line.key)
+        others = ((1, 2), (0, 2), (0, 1))
+        self._reach = [(self.k.min(axis=rest), self.k.max(axis=rest)) for rest in others]
+
+    def slab(self, low: float, high: float) -> Box | None:
+        """Smallest box that holds every voxel between two level coordinates, None when there is none."""
+        ranges = []
+        for minima, maxima in self._reach:
+            hits = np.flatnonzero((maxima > low) & (minima < high))
+            if hits.size == 0:
+                return None
+            ranges.append(slice(int(hits[0]), int(hits[-1]) + 1))
+        return ranges[0], ranges[1], ranges[2]
 
     def _rows(self, i: np.ndarray) -> np.ndarray:
         last = (len(self.line.p) - 1) / _STEP

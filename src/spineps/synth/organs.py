@@ -8,6 +8,7 @@ import numpy as np
 
 from spineps.synth.canal import SpineSpace
 from spineps.synth.tissues import Tissue
+from spineps.volume import Box
 
 
 @dataclass(eq=False)
@@ -26,24 +27,28 @@ class Scene:
     rng: np.random.Generator
 
     def tube(
-        self, a: np.ndarray | float, b: np.ndarray | float, ra: float, rb: float, low: float, high: float
-    ) -> np.ndarray:
-        """Mask of a tube along the spine with half-axes ``ra``, ``rb`` between two level coordinates."""
-        s, k = self.space, self.space.k
-        u, v = (s.a - a) / np.float32(ra), (s.b - b) / np.float32(rb)
-        return (u * u + v * v < 1) & (k > low) & (k < high)
+        self, value: Tissue, a: np.ndarray | float, b: np.ndarray | float, ra: float, rb: float, low: float, high: float
+    ) -> None:
+        """Paint a tube along the spine with half-axes ``ra``, ``rb`` between two level coordinates."""
+        box = self.space.slab(low, high)
+        if box is None:
+            return
+        s, k = self.space, self.space.k[box]
+        u = (s.a[box] - _part(a, box)) / ra
+        v = (s.b[box] - _part(b, box)) / rb
+        self.tissue[box][(u * u + v * v < 1) & (k > low) & (k < high)] = value
 
-    def blob(self, key: float, a: float, b: float, radii: tuple[float, float, float]) -> np.ndarray:
-        """Mask of an ellipsoid centred at a level; radii (a, along the spine, b) in mm."""
+    def blob(self, value: Tissue, key: float, a: float, b: float, radii: tuple[float, float, float]) -> None:
+        """Paint an ellipsoid centred at a level; radii (a, along the spine, b) in mm."""
         line = self.space.line
         i0 = line.start + float(np.interp(key, line.key, np.arange(len(line.key))))
-        along = (self.space.canvas.space[1] - np.float32(i0)) / np.float32(radii[1])
-        u, v = (
-            (self.space.a - np.float32(a)) / np.float32(radii[0]),
-            (self.space.b - np.float32(b)) / np.float32(radii[2]),
-        )
-        wobble = 1 + np.float32(0.15) * self.lump
-        return u * u + v * v + along * along < wobble
+        box = self.space.slab(key - radii[1] / 12 - 1, key + radii[1] / 12 + 1)
+        if box is None:
+            return
+        along = (self.space.canvas.space[1][box] - i0) / radii[1]
+        u, v = (self.space.a[box] - a) / radii[0], (self.space.b[box] - b) / radii[2]
+        inside = u * u + v * v + along * along < 1 + np.float32(0.15) * self.lump[box]
+        self.tissue[box][inside] = value
 
     def within(self, inset: float) -> np.ndarray:
         """Mask of the body's cross-section, a squarish oval, less ``inset`` mm all round; `_back` draws the back."""
@@ -54,6 +59,15 @@ class Scene:
         u, v = u * u, v * v
         return u * u + v * v < 1 + np.float32(0.04) * self.lump
 
+    def reaches_skin(self, inset: float) -> bool:
+        """Whether any voxel may lie outside the body's cross-section less ``inset`` mm."""
+        low, high = self.span()
+        keys = np.linspace(low, high, 30)
+        wide = np.interp(keys, _WIDE_KEYS, _WIDE).min() * self.scale - inset
+        deep = np.interp(keys, _DEEP_KEYS, _DEEP).min() * self.scale - inset
+        # A squarish oval holds every point whose coordinates are below 0.8 of its half-axes.
+        return float(np.abs(self.space.b).max()) > 0.8 * wide or float(self.space.a.min()) < -0.8 * deep
+
     def span(self) -> tuple[float, float]:
         """Range of level coordinates in view."""
         return float(self.space.k.min()), float(self.space.k.max())
@@ -62,6 +76,10 @@ class Scene:
 #: Half-width of head, neck and trunk, and how far they reach in front of the canal, mm (adult, from memory).
 _WIDE_KEYS, _WIDE = (0, 2.5, 6, 7.5, 9, 12, 17, 21, 24, 28, 32), (78, 64, 64, 120, 185, 170, 158, 150, 162, 178, 172)
 _DEEP_KEYS, _DEEP = (0, 2.5, 6, 8, 10, 14, 18, 22, 25, 29), (110, 92, 72, 80, 112, 150, 165, 150, 155, 150)
+
+
+def _part(value: np.ndarray | float, box: Box) -> np.ndarray | float:
+    return value[box] if isinstance(value, np.ndarray) else value
 
 
 def neck(scene: Scene) -> None:
@@ -74,20 +92,20 @@ def neck(scene: Scene) -> None:
     t[throat & (scene.lump < rng.uniform(-2.2, -1.0))] = Tissue.ORGAN
     for side in (-1, 1):
         far = rng.uniform(19, 30) * s
-        t[scene.tube(front + rng.uniform(-12, 2) * s, side * far, rng.uniform(6, 11), rng.uniform(6, 12), -1, 8)] = (
-            Tissue.FAT
+        scene.tube(
+            Tissue.FAT, front + rng.uniform(-12, 2) * s, side * far, rng.uniform(6, 11), rng.uniform(6, 12), -1, 8
         )
-        t[scene.tube(front - rng.uniform(2, 10) * s, side * far, 3.2 * s, 3.2 * s, 0, 9)] = Tissue.ARTERY
-        t[scene.tube(front - rng.uniform(0, 5) * s, side * (far + 6 * s), 4.5 * s, rng.uniform(4, 7) * s, 0, 9)] = (
-            Tissue.VEIN
+        scene.tube(Tissue.ARTERY, front - rng.uniform(2, 10) * s, side * far, 3.2 * s, 3.2 * s, 0, 9)
+        scene.tube(
+            Tissue.VEIN, front - rng.uniform(0, 5) * s, side * (far + 6 * s), 4.5 * s, rng.uniform(4, 7) * s, 0, 9
         )
         wall = scene.wide + np.float32(5.5 * s)
-        t[scene.tube(front * 0.62, side * wall, 1.9 * s, 1.9 * s, -0.2, 7.2)] = Tissue.ARTERY
-        t[scene.tube(front - 2.6 * s, side * 7 * s, 3.2 * s, 6.0 * s, 0.7, 10)] = Tissue.PSOAS
-    t[scene.tube(front - 8 * s, 0, 3 * s, 8 * s, 5, 9)] = Tissue.OESOPHAGUS
+        scene.tube(Tissue.ARTERY, front * 0.62, side * wall, 1.9 * s, 1.9 * s, -0.2, 7.2)
+        scene.tube(Tissue.PSOAS, front - 2.6 * s, side * 7 * s, 3.2 * s, 6.0 * s, 0.7, 10)
+    scene.tube(Tissue.OESOPHAGUS, front - 8 * s, 0, 3 * s, 8 * s, 5, 9)
     centre, radius = front - rng.uniform(14, 20) * s, rng.uniform(5, 9) * s
-    t[scene.tube(centre, 0, radius + 2.5 * s, radius * 1.3 + 2.5 * s, 2.5, 9)] = Tissue.ORGAN
-    t[scene.tube(centre, 0, radius, radius * rng.uniform(0.9, 1.3), 0.5, 9)] = Tissue.AIRWAY
+    scene.tube(Tissue.ORGAN, centre, 0, radius + 2.5 * s, radius * 1.3 + 2.5 * s, 2.5, 9)
+    scene.tube(Tissue.AIRWAY, centre, 0, radius, radius * rng.uniform(0.9, 1.3), 0.5, 9)
     if rng.random() < 0.6:
         t[(a < front - rng.uniform(20, 30) * s) & (k < 3) & (scene.lump > rng.uniform(0.3, 1.3))] = Tissue.AIRWAY
 
@@ -114,10 +132,10 @@ def chest(scene: Scene) -> None:
     vessels = lung & (scene.fine + 0.4 * scene.streak > 1.9)
     t[vessels] = Tissue.VEIN
     place = -scene.wide * np.float32(rng.uniform(0.5, 1.1))
-    t[scene.tube(front - rng.uniform(4, 10) * s, place, 11 * s, 11 * s, 11.3, 19.5)] = Tissue.ARTERY
-    t[scene.tube(front - 3 * s, 6 * s, 3 * s, 3.2 * s, 10, 19)] = Tissue.VEIN
-    t[scene.tube(front - rng.uniform(8, 14) * s, -4 * s, 4.5 * s, 8 * s, 8, 18)] = Tissue.OESOPHAGUS
-    t[scene.tube(front - rng.uniform(18, 24) * s, 2 * s, 8 * s, 9 * s, 7, 11.4)] = Tissue.AIRWAY
+    scene.tube(Tissue.ARTERY, front - rng.uniform(4, 10) * s, place, 11 * s, 11 * s, 11.3, 19.5)
+    scene.tube(Tissue.VEIN, front - 3 * s, 6 * s, 3 * s, 3.2 * s, 10, 19)
+    scene.tube(Tissue.OESOPHAGUS, front - rng.uniform(8, 14) * s, -4 * s, 4.5 * s, 8 * s, 8, 18)
+    scene.tube(Tissue.AIRWAY, front - rng.uniform(18, 24) * s, 2 * s, 8 * s, 9 * s, 7, 11.4)
     below = (k > floor) & (k < 19.5) & (a < front + 6 * s) & (np.abs(b) > scene.wide + 4)
     t[below] = np.where(b[below] > 0, np.uint8(Tissue.LIVER), np.uint8(Tissue.SPLEEN))
 
@@ -148,9 +166,9 @@ def abdomen(scene: Scene) -> None:
             rng.uniform(-30, -10) * s,
             side * rng.uniform(48, 62) * s,
         )
-        t[scene.blob(*place, (27 * s, 60 * s, 32 * s))] = Tissue.FAT
-        t[scene.blob(*place, (21 * s, 52 * s, 26 * s))] = Tissue.KIDNEY
-        t[scene.blob(*place, (8 * s, 25 * s, 10 * s))] = Tissue.FAT
+        scene.blob(Tissue.FAT, *place, (27 * s, 60 * s, 32 * s))
+        scene.blob(Tissue.KIDNEY, *place, (21 * s, 52 * s, 26 * s))
+        scene.blob(Tissue.FAT, *place, (8 * s, 25 * s, 10 * s))
         size = space.at(space.table([18.5, 20, 22, 24, 26, 28], [2, 6, 13, 18, 19, 17]) * s * rng.uniform(0.75, 1.25))
         middle_a = -space.at(space.line.depth / 2 + space.line.body_depth * rng.uniform(0.35, 0.6)) - 3 * np.maximum(
             k - 23, 0
@@ -160,19 +178,14 @@ def abdomen(scene: Scene) -> None:
         r2 = u * u + v * v
         t[(r2 < 1.3) & (k > 18.8)] = Tissue.FAT
         t[(r2 < 1) & (k > 18.8)] = Tissue.PSOAS
-        lumborum = scene.tube(8 * s, side * rng.uniform(44, 52) * s, 9 * s, 13 * s, 19, 24)
-        t[lumborum] = Tissue.PSOAS
+        scene.tube(Tissue.PSOAS, 8 * s, side * rng.uniform(44, 52) * s, 9 * s, 13 * s, 19, 24)
     split = rng.uniform(22.6, 23.6)
-    t[scene.tube(front - rng.uniform(9, 14) * s, -rng.uniform(2, 12) * s, 8.5 * s, 8.5 * s, 17.5, split)] = (
-        Tissue.ARTERY
-    )
-    t[scene.tube(front - rng.uniform(8, 12) * s, rng.uniform(12, 20) * s, 7 * s, 10.5 * s, 18, split + 0.3)] = (
-        Tissue.VEIN
-    )
+    scene.tube(Tissue.ARTERY, front - rng.uniform(9, 14) * s, -rng.uniform(2, 12) * s, 8.5 * s, 8.5 * s, 17.5, split)
+    scene.tube(Tissue.VEIN, front - rng.uniform(8, 12) * s, rng.uniform(12, 20) * s, 7 * s, 10.5 * s, 18, split + 0.3)
     spread = np.clip(k - split, 0, 3)
     for side in (-1, 1):
-        t[scene.tube(front - 8 * s, side * (3 + 13 * spread) * s, 5 * s, 5 * s, split, 27)] = Tissue.ARTERY
-        t[scene.tube(front - 3 * s, (side * 14 * spread + 6) * s, 5.5 * s, 6.5 * s, split, 27)] = Tissue.VEIN
+        scene.tube(Tissue.ARTERY, front - 8 * s, side * (3 + 13 * spread) * s, 5 * s, 5 * s, split, 27)
+        scene.tube(Tissue.VEIN, front - 3 * s, (side * 14 * spread + 6) * s, 5.5 * s, 6.5 * s, split, 27)
 
 
 def pelvis(scene: Scene) -> None:
@@ -182,9 +195,9 @@ def pelvis(scene: Scene) -> None:
     bowl = (k > 25.2) & (a < front - 2 * s) & (np.abs(b) < 60 * s)
     t[bowl] = Tissue.FAT
     t[bowl & (scene.lump > rng.uniform(0, 1))] = Tissue.BOWEL
-    t[scene.tube(front - rng.uniform(14, 24) * s, rng.uniform(-8, 8) * s, 9 * s, 13 * s, 26, 33)] = Tissue.BOWEL
+    scene.tube(Tissue.BOWEL, front - rng.uniform(14, 24) * s, rng.uniform(-8, 8) * s, 9 * s, 13 * s, 26, 33)
     if rng.random() < 0.5:
-        t[scene.tube(front - 20 * s, 0, 4 * s, 6 * s, 26, 33)] = Tissue.GAS
-    t[scene.blob(29.0, -75 * s, 0, (22 * s, 25 * s, 34 * s))] = Tissue.FLUID
-    t[scene.blob(28.0, -50 * s, rng.uniform(-10, 10), (20 * s, 25 * s, 26 * s))] = Tissue.ORGAN
+        scene.tube(Tissue.GAS, front - 20 * s, 0, 4 * s, 6 * s, 26, 33)
+    scene.blob(Tissue.FLUID, 29.0, -75 * s, 0, (22 * s, 25 * s, 34 * s))
+    scene.blob(Tissue.ORGAN, 28.0, -50 * s, rng.uniform(-10, 10), (20 * s, 25 * s, 26 * s))
     t[(k > 26) & (a > front) & (np.abs(b) > 45 * s) & (scene.streak < 1.2)] = Tissue.MUSCLE

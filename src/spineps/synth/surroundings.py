@@ -73,7 +73,7 @@ def paint(
         organs.pelvis(scene)
     _prevertebral(scene)
     _back(scene, spec, bone)
-    if float(np.abs(space.b).max()) > 52 or float(space.a.min()) < -62:
+    if scene.reaches_skin(14.0 + spec.fat):
         _contour(scene, spec)
     _draw_parts(canvas, placed, scene, spec)
     _canal_content(scene, spec, bone)
