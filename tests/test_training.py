@@ -22,7 +22,7 @@ from spineps.training.cache import Cache, real_arrays, write_cache  # noqa: E402
 from spineps.training.chance import Chance  # noqa: E402
 from spineps.training.config import TrainingConfig, Warp  # noqa: E402
 from spineps.training.export import averaged_weights, export, initial_weights  # noqa: E402
-from spineps.training.feed import RealFeed, SyntheticFeed, class_lookup  # noqa: E402
+from spineps.training.feed import RealFeed, SyntheticFeed, class_lookup, with_plates  # noqa: E402
 from spineps.training.intensity import random_look, thick_slices  # noqa: E402
 from spineps.training.loop import Trainer  # noqa: E402
 from spineps.training.loss import coarse_loss, full_loss, group_matrix  # noqa: E402
@@ -260,3 +260,10 @@ def test_a_training_step_needs_torch_numpy_and_scipy_only() -> None:
         "import spineps.training.__main__, spineps.training.phantoms, spineps.training.export\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_plates_are_drawn_where_vertebra_and_disc_touch() -> None:
+    column = torch.tensor([0, 1, 1, 1, 2, 2, 1, 1, 3])
+    labels = column[None, :, None].expand(5, 9, 3).contiguous()
+    assert with_plates(labels, side=1)[2, :, 1].tolist() == [0, 1, 1, 4, 2, 2, 4, 1, 3]
+    assert with_plates(labels, side=2)[2, :, 1].tolist() == [0, 1, 1, 1, 4, 4, 1, 1, 3]

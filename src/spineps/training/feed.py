@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from spineps.anatomy import CLASS_IDS, CLASS_MIRROR
@@ -17,7 +18,11 @@ from spineps.training.cache import GREY_STEP, Cache, refuse_held_out
 from spineps.training.chance import Chance
 from spineps.training.config import TrainingConfig
 from spineps.training.intensity import random_look
+from spineps.training.loss import PLATE
 from spineps.training.warp import inside, sample, sampling_points
+
+#: Coarse labels of real scans.
+VERTEBRA, DISC = 1, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +111,19 @@ class RealFeed:
         points = sampling_points(chance, config.warp, size, centre, chance.happens(0.5), self._device)
         image = sample(scan[:1], points, nearest=False)[0] / GREY_STEP
         labels = sample(scan[1:], points, nearest=True)[0].long()
+        labels = with_plates(labels, VERTEBRA if chance.happens(0.5) else DISC)
         return random_look(chance, image, config.zoom), labels, inside(points, scan.shape[1:])
+
+
+def with_plates(labels: Tensor, side: int) -> Tensor:
+    """Coarse labels with the layer of ``side`` (vertebra or disc) that touches the other one as endplate.
+
+    Without it the network forgets endplates on real scans, where they may be called either.  Drawn on both sides in
+    turn they come out thin and centred on the border.
+    """
+    other = (labels == VERTEBRA + DISC - side).float()[None, None]
+    near = F.max_pool3d(F.pad(other, (0, 0, 1, 1, 1, 1)), (3, 3, 1), stride=1)[0, 0] > 0
+    return labels.masked_fill(near & (labels == side), PLATE)
 
 
 def class_lookup(device: torch.device) -> Tensor:

@@ -10,13 +10,16 @@ from spineps.anatomy import CANAL_PARTS, CLASS_IDS, DISC, ENDPLATE, SACRUM, VERT
 
 IGNORED = -100
 
-#: Ids that each coarse label of SPIDER may stand for: 0 rest (the sacrum is not labelled there), 1 vertebra, 2 disc,
-#: 3 canal.  Endplates are split between vertebra and disc by the annotators, so they may be either.
+#: Coarse label of the endplates, which SPIDER does not have: see :func:`spineps.training.feed.with_plates`.
+PLATE = 4
+#: Ids that each coarse label may stand for: 0 rest (the sacrum is not labelled in SPIDER), 1 vertebra, 2 disc,
+#: 3 canal, 4 endplate.  Endplates are split between vertebra and disc by the annotators, so they may be either.
 COARSE_GROUPS: tuple[tuple[int, ...], ...] = (
     (0, SACRUM),
     (*VERTEBRA_PARTS, ENDPLATE),
     (DISC, ENDPLATE),
     CANAL_PARTS,
+    (ENDPLATE,),
 )
 
 

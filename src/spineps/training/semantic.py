@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spineps.anatomy import CANAL, CLASS_IDS, CORPUS, DISC
+from spineps.anatomy import CANAL, CLASS_IDS, CORPUS, DISC, ENDPLATE
 from spineps.training.cache import Cache
 from spineps.training.config import TrainingConfig
 from spineps.training.feed import RealFeed, SyntheticFeed
@@ -18,7 +18,7 @@ from spineps.training.loop import Trainer
 from spineps.training.loss import coarse_loss, full_loss, group_matrix
 from spineps.training.pictures import overlay, write_png
 
-COARSE_NAMES = ("vertebra", "disc", "canal")
+COARSE_NAMES = ("vertebra", "disc", "canal", "plate")
 
 
 class SemanticObjective:
@@ -31,7 +31,7 @@ class SemanticObjective:
         weights = config.class_weights or (1.0,) * config.network.classes
         self._class_weights = torch.tensor(weights, device=device)
         self._groups = group_matrix().to(device)
-        self._drawn_as = torch.tensor([CLASS_IDS.index(i) for i in (0, CORPUS, DISC, CANAL)], device=device)
+        self._drawn_as = torch.tensor([CLASS_IDS.index(i) for i in (0, CORPUS, DISC, CANAL, ENDPLATE)], device=device)
 
     def __call__(self, network: Callable[[Tensor], Any], step: int) -> tuple[Tensor, dict[str, float]]:
         total, numbers = torch.zeros(()), {}
