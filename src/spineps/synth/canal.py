@@ -90,6 +90,8 @@ def dural_sac(spec: SpineSpec, space: SpineSpace, rng: np.random.Generator) -> S
     n = len(line.key)
     end = np.clip((canal.sac_end - line.key) / 1.2, 0, 1) ** 0.5
     width = line.width * space.table(morphometry.SAC_KEYS, morphometry.SAC_WIDTH) * canal.sac_width
+    # No sac is wider than 25 mm, however wide the bony canal.
+    width = np.minimum(width, 25.0 * spec.scale)
     gap = space.table(morphometry.SAC_KEYS, morphometry.SAC_GAP) * canal.gap
     depth = line.depth * space.table(morphometry.SAC_KEYS, morphometry.SAC_DEPTH) * canal.sac_depth
     depth = np.minimum(depth, line.depth - gap + 1.0)

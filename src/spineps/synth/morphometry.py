@@ -93,8 +93,8 @@ CORD_WIDTH = (11.5, 12.4, 13.6, 13.6, 13.0, 11.6, 10.5, 9.2, 8.3, 8.5, 9.3, 9.0,
 CORD_DEPTH = (9.0, 8.8, 8.6, 8.0, 7.6, 7.3, 7.0, 6.5, 6.3, 6.5, 7.2, 7.2, 7.2)
 #: Sac as a fraction of the bony canal's width and depth; lumbar values measured on an annotated T2w crop (20 mm wide).
 SAC_KEYS = (1, 4, 7, 11, 17, 20, 22, 23, 24, 25, 26, 27)
-SAC_WIDTH = (0.82, 0.82, 0.80, 0.86, 0.88, 0.87, 0.86, 0.82, 0.74, 0.60, 0.48, 0.40)
-SAC_DEPTH = (0.80, 0.83, 0.84, 0.82, 0.82, 0.80, 0.76, 0.74, 0.70, 0.62, 0.58, 0.55)
+SAC_WIDTH = (0.82, 0.82, 0.80, 0.86, 0.87, 0.84, 0.81, 0.78, 0.71, 0.60, 0.48, 0.40)
+SAC_DEPTH = (0.80, 0.83, 0.84, 0.82, 0.82, 0.80, 0.77, 0.76, 0.72, 0.64, 0.58, 0.55)
 #: Gap in mm between the posterior wall of the bodies and the sac; 0.7 in the lumbar spine as measured on the same crop.
 SAC_GAP = (2.0, 1.0, 1.0, 0.9, 0.8, 0.7, 0.7, 0.9, 1.8, 3.5, 3.0, 2.5)
 
@@ -114,7 +114,7 @@ def sizes_at(key: float) -> dict[str, float]:
     """Mean sizes of a vertebra at level coordinate ``key`` (2..24; C1 has its own shape and takes C2's row).
 
     >>> round(sizes_at(22)["width_upper"], 1), round(sizes_at(22.5)["canal_width"], 2)
-    (45.0, 24.85)
+    (47.5, 24.85)
     """
     table: dict[str, float] = {}
     for name, row in _BODY.items():
