@@ -14,8 +14,8 @@ import spineps
 ROOT = Path(spineps.__file__).parent
 #: From the ground up: a room may import rooms of its own or a lower number.
 ORDER = [
-    "errors", "anatomy", "volume", "options", "models", "inference", "phases", "pipeline", "outputs", "dataset", "seg_run",
-    "synth", "training", "evaluation", "cli",
+    "errors", "anatomy", "volume", "options", "models", "inference", "phases", "pipeline", "outputs", "dataset",
+    "seg_run", "synth", "training", "evaluation", "cli",
 ]  # fmt: skip
 #: models/ names what a model is and inference/ runs it: they may know each other.
 FLOOR = {room: i for i, room in enumerate(ORDER)} | {"inference": ORDER.index("models")}
@@ -36,7 +36,10 @@ def spineps_imports(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem != "__init__"), ids=str)
+FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem != "__init__")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_rooms_import_only_what_stands_above_them(path: Path) -> None:
     room = room_of(path)
     if room == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import platform
+import sys
 from pathlib import Path
 from typing import Protocol
 
@@ -62,8 +64,17 @@ def load_network(folder: Path, engine: str = "auto", device: str | None = None, 
 
 
 def _gpu_wanted(device: str | None) -> bool:
-    if device == "cpu" or importlib.util.find_spec("torch") is None:
+    if device == "cpu" or importlib.util.find_spec("torch") is None or not _may_have_gpu():
         return False
     import torch
 
     return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+def _may_have_gpu() -> bool:
+    """False where no driver can be found, so that torch need not be imported (seconds) just to be asked."""
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    if sys.platform.startswith("linux"):
+        return any(Path("/dev", name).exists() for name in ("nvidiactl", "nvidia0", "kfd", "dxg"))
+    return True
