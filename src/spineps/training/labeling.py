@@ -33,6 +33,8 @@ from spineps.volume import Volume
 KEPT: tuple[int, ...] = (0, 41, 42, 43, 44, 45, 46, 47, 48, CORPUS, ENDPLATE, DISC, SACRUM, CORD, CANAL)
 #: A body smaller than this (mm3) is not asked about, here as little as at inference.
 SMALLEST_BODY = 800.0
+#: Neighbours tell the network the same: many scans in a step are worth more than many vertebrae of one.
+MOST_PER_SCAN = 4
 #: Weight of each head in the loss.
 HEAD_WEIGHTS = {"VERT": 1.0, "REGION": 0.5, "VERTREL": 0.5, "VT13": 0.3, "FULLYVISIBLE": 0.3}
 IGNORED = -100
@@ -109,6 +111,8 @@ class LabelingFeed:
         count = np.bincount(bodies.ravel(), minlength=256)
         least = SMALLEST_BODY / float(np.prod(config.zoom))
         asked = [v for v in VERTEBRAE if count[v] > least]
+        if len(asked) > MOST_PER_SCAN:
+            asked = sorted(chance.numbers.choice(asked, MOST_PER_SCAN, replace=False).tolist(), key=VERTEBRAE.index)
         vertebrae = volumes[2].with_array(np.where(volumes[2].array <= T13, volumes[2].array, 0).astype(np.uint16))
         inputs = cutout_inputs(
             Volume(volumes[0].array.astype(np.float32), affine),
