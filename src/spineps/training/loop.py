@@ -80,15 +80,17 @@ class Trainer:
             True when the schedule has ended.
         """
         started = tick = saved = time.monotonic()
-        sums: dict[str, float] = {}
+        sums: dict[str, float] = {"steps": 0}
         while (done := self._share(steps, minutes)) < 1 and not (leg and tick - started > 60 * leg) and not stop():
+            sums["steps"] += 1
             for name, value in self.one_step(done).items():
                 sums[name] = sums.get(name, 0.0) + value
             self.elapsed, tick = self.elapsed + time.monotonic() - tick, time.monotonic()
             if self.step % every == 0:
-                means = "  ".join(f"{name} {value / every:.3f}" for name, value in sums.items())
+                count = sums.pop("steps")
+                means = "  ".join(f"{name} {value / count:.3f}" for name, value in sums.items())
                 logger.info("step %d  %.1f min  %s", self.step, self.elapsed / 60, means)
-                sums = {}
+                sums = {"steps": 0}
             if tick - saved > CHECKPOINT_SECONDS:
                 saved = tick
                 self.save(out / "checkpoint.pt")
