@@ -255,6 +255,16 @@ def _draw_discs(
         instance[disc.box][disc.mask] = SACRUM if inside_sacrum else DISC_OFFSET + upper.level.id
         _paint_disc(disc, tissue)
         solid[disc.box] |= disc.mask
+    _hand_upper_plates_over(placed, bodies, instance)
+
+
+def _hand_upper_plates_over(placed: list[Frame], bodies: dict[int, BodyField], instance: np.ndarray) -> None:
+    """Published numbering: 200 + v are the two plates beside the disc below v (226: the sacrum's own upper plate)."""
+    for index, body in bodies.items():
+        lower = placed[index].level.id
+        if index > 0 and lower != SACRUM:
+            owner = instance[body.box]
+            owner[body.upper & (owner == ENDPLATE_OFFSET + lower)] = ENDPLATE_OFFSET + placed[index - 1].level.id
 
 
 def _bridge(
