@@ -28,6 +28,8 @@ from spineps.volume import Box, bounding_box
 
 logger = logging.getLogger(__name__)
 
+#: Two voxels of the published models; on coarse grids two would eat cervical bodies.
+EROSION_MM = 1.5
 #: A body lost by erosion, or cut by the image border, still counts from this share of the usual body volume on.
 LOST_SHARE = 0.15
 
@@ -60,7 +62,7 @@ def find_bodies(
     Returns:
         Labels and centres; both empty when there is no body.
     """
-    core = _above_sacrum(sem, _cores(sem, minimum, clean))
+    core = _above_sacrum(sem, _cores(sem, zoom, minimum, clean))
     whole = _whole_bodies(sem, core)
     extent = _seen_extent(sem)
     discs = _disc_centres(sem)
@@ -80,8 +82,8 @@ def _body_mask(sem: np.ndarray) -> np.ndarray:
     return inner | (sem == DENS) if inner.any() else sem == CORPUS
 
 
-def _cores(sem: np.ndarray, minimum: int, clean: bool) -> np.ndarray:
-    """Components of the twice eroded bodies; a body that erosion loses comes back whole."""
+def _cores(sem: np.ndarray, zoom: Sequence[float], minimum: int, clean: bool) -> np.ndarray:
+    """Components of the eroded bodies; a body that erosion loses comes back whole."""
     from scipy.ndimage import binary_erosion, generate_binary_structure
 
     body = _body_mask(sem)
@@ -93,7 +95,8 @@ def _cores(sem: np.ndarray, minimum: int, clean: bool) -> np.ndarray:
     eroded = part
     if clean and not (sem[box] == CORPUS_INNER).any():
         # Border value 1: a body cut by the edge of the image is no thinner for it.
-        eroded = binary_erosion(part, generate_binary_structure(3, 2), iterations=2, border_value=1)
+        depth = min(max(round(EROSION_MM / max(zoom[:2])), 1), 2)
+        eroded = binary_erosion(part, generate_binary_structure(3, 2), iterations=depth, border_value=1)
     eroded = remove_small(eroded.astype(np.uint8), minimum, connectivity=6)
     core, count = label_components(eroded, 26)
     raw, raw_count = label_components(part, 26)
