@@ -13,7 +13,7 @@ from spineps.inference.engine import Network
 SIGMA = 0.22
 
 #: Step of the first look, share of the largest part below which a part is noise to it, voxels added around the rest.
-FIRST_STEP, SMALL_PART, MARGIN = 0.9, 0.1, 12
+FIRST_STEP, SMALL_PART, MARGIN = 0.9, 0.05, 12
 #: One tile may be this much longer than the patch rather than two overlapping by half.
 STRETCH = 1.35
 
@@ -86,17 +86,20 @@ def focused_window(
     """:func:`sliding_window` with its overlap and mirrored pass spent only where a first quick look finds something.
 
     Images that one tile covers are answered at once.  Else tiles side by side look at everything, and the box around
-    what they find, with a margin, is answered again with care.  Nothing is lost: outside the box the first look counts.
+    what they find, with a margin, is answered again with care.  Specks outside the box (air and noise) are dropped.
     """
     shape = image.shape[1:]
     if all(n <= _tile_length(n, p, s) for n, p, s in zip(shape, patch, network.spec.stride, strict=True)):
         return sliding_window(network, image, patch, step, classes, mirror, progress, prepare)
     seen = sliding_window(network, image, patch, FIRST_STEP, classes, None, progress, prepare)
     box = _busy_box(seen[0] < 0.5)
-    if box is not None:
-        part = image[(slice(None), *box)]
-        careful = sliding_window(network, part, patch, step, classes, mirror, progress, prepare)
-        seen[(slice(None), *box)] = careful
+    if box is None:
+        return seen
+    part = image[(slice(None), *box)]
+    careful = sliding_window(network, part, patch, step, classes, mirror, progress, prepare)
+    seen[:] = 0
+    seen[0] = 1
+    seen[(slice(None), *box)] = careful
     return seen
 
 

@@ -65,7 +65,7 @@ def inference_config(config: TrainingConfig) -> dict[str, object]:
         "available_folds": "all",
         "inference_augmentation": True,
         "resolution_range": list(config.zoom),
-        "default_step_size": 0.5,
+        "default_step_size": 0.7,
         "labels": {str(k): str(i) for k, i in enumerate(CLASS_IDS) if k},
         "patch_size": [96, 128, 48],
         "input_scaling": "robust",
