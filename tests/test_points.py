@@ -131,3 +131,18 @@ def test_nothing_gives_no_points_and_one_vertebra_gives_its_own(empty: bool) -> 
     keep = np.isin(inst, (23, 123))
     points = found(compute_points(Volume(sem, PIR), Volume(np.where(keep, inst, 0), PIR)))
     assert {v for v, _ in points} == {23} and {50, 61, 100} <= {s for _, s in points}
+
+
+def test_unseen_plates_are_inferred_from_the_body_unless_it_is_cut() -> None:
+    semantic, instance = np.zeros((40, 60, 30), np.uint8), np.zeros((40, 60, 30), np.uint16)
+    for vertebra, start in ((20, 0), (21, 20), (22, 40)):
+        semantic[8:32, start : start + 14, 5:25] = 49
+        instance[8:32, start : start + 14, 5:25] = vertebra
+    affine = np.array([[0, 0, 1.0, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+    points = {(p.vertebra, p.subregion): p for p in compute_points(Volume(semantic, affine), Volume(instance, affine))}
+    assert (20, 52) not in points, "the topmost body is cut by the image"
+    for vertebra, top in ((21, 20), (22, 40)):
+        upper, lower = points[vertebra, 52], points[vertebra, 53]
+        assert upper.world == pytest.approx((14.5, -19.5, -(top - 0.5)), abs=0.3)
+        assert lower.world == pytest.approx((14.5, -19.5, -(top + 13.5)), abs=0.3)
+        assert upper.confidence == pytest.approx(0.5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 #: From this volume on a part is large enough for a centre to be trusted; the smallest healthy process of the annotated
 #: lumbar scans measures about twice as much.
 TRUSTED_MM3 = 100.0
+#: A plate thinner than this (mm) over the area of its body was seen in a patch only: its middle would lie askew.
+PATCH_MM = 0.2
+#: Confidence of a plate that was inferred from its body, and how far inside the image its surface must lie (mm).
+INFERRED, BORDER_MM = 0.5, 3.0
 _CODES = 256  # semantic codes fit below this, so that instance * _CODES + code is unique
 _NAMES = {
     **{part: BY_ID[part].name for part in POSTERIOR_PARTS},
@@ -53,7 +57,8 @@ class Point:
     Attributes:
         vertebra: id, as in the ``seg-vert`` mask (1..25, 28, 26 for the sacrum).
         subregion: TPTBox ``Location``: 41..48 arch and processes, 50 body, 51 dens, 52 / 53 upper / lower endplate of
-            this vertebra, 60 cord and 61 canal at its height, 100 the disc below it.
+            this vertebra (confidence at most 0.5 where it was inferred from the body's surface), 60 cord and 61 canal
+            at its height, 100 the disc below it.
         world: RAS mm.
         name: for people.
         confidence: 0..1, that the part is there (full from 100 mm3 on) and that the vertebra has the right name.
@@ -81,7 +86,11 @@ def compute_points(semantic: Volume, instance: Volume, naming: Naming | None = N
         return []
     grid = instance.grid.cropped(box)
     found = _centres(semantic.array[box], instance.array[box], grid)
-    found |= _canal_centres(semantic.array[box], instance.array[box], grid, found)
+    chain = [v for v in VERTEBRAE if (v, CORPUS_INNER) in found]
+    if chain:
+        bodies = _body_axes(semantic.array[box], instance.array[box], grid, chain)
+        found |= _canal_centres(semantic.array[box], grid, chain, bodies)
+        found |= _inferred_plates(found, instance.grid, chain, bodies)
     sure = naming.confidence if naming is not None else {}
     order = {v: k for k, v in enumerate((*VERTEBRAE, SACRUM))}
     points = []
@@ -93,6 +102,8 @@ def compute_points(semantic: Volume, instance: Volume, naming: Naming | None = N
 
 
 Found = dict[tuple[int, int], tuple[np.ndarray, int]]
+#: Downward unit vectors (n, 3), heights in mm (n,) and centres (n, 3) of bodies, RAS.
+Bodies = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _centres(sem: np.ndarray, inst: np.ndarray, grid: Grid) -> Found:
@@ -147,15 +158,33 @@ def next_present(vertebra: int, present: Iterable[int]) -> int:
     return next((v for v in chain[start:] if v in here), 0)
 
 
-def _canal_centres(sem: np.ndarray, inst: np.ndarray, grid: Grid, found: Mapping[tuple[int, int], object]) -> Found:
+def _inferred_plates(found: Found, grid: Grid, chain: list[int], bodies: Bodies) -> Found:
+    """Middle of the body's upper and lower surface, where no endplate or only a patch of one was seen.
+
+    Not for a surface at or beyond the border of the image: there the body is cut and its plate not in view.
+    """
+    axes, heights, centres = bodies
+    inferred: Found = {}
+    for k, vertebra in enumerate(chain):
+        area = found[vertebra, CORPUS_INNER][1] * grid.voxel_volume / heights[k]
+        for part, side in ((ENDPLATE_SUPERIOR, -1), (ENDPLATE_INFERIOR, 1)):
+            seen = found[vertebra, part][1] * grid.voxel_volume if (vertebra, part) in found else 0.0
+            beyond = grid.to_index(centres[k] + side * axes[k] * (heights[k] / 2 + BORDER_MM))
+            in_view = ((beyond >= 0) & (beyond <= np.array(grid.shape) - 1)).all()
+            if seen < PATCH_MM * area and in_view:
+                world = centres[k] + side * axes[k] * heights[k] / 2
+                inferred[vertebra, part] = world, round(INFERRED * TRUSTED_MM3 / grid.voxel_volume)
+    return inferred
+
+
+def _canal_centres(sem: np.ndarray, grid: Grid, chain: list[int], bodies: Bodies) -> Found:
     """Cord and canal (cord included) in the slab of every vertebra: beside its body, between its endplate planes."""
     from scipy.spatial import cKDTree
 
-    chain = [v for v in VERTEBRAE if (v, CORPUS_INNER) in found]
     voxels = np.nonzero(is_in(sem, CANAL_PARTS))
-    if not chain or voxels[0].size == 0:
+    if voxels[0].size == 0:
         return {}
-    axes, heights, centres = _body_axes(sem, inst, grid, chain)
+    axes, heights, centres = bodies
     world = grid.to_world(np.stack(voxels, axis=-1))
     # The nearest body decides first, so that a slab of a bent spine cannot reach a far part of the canal.
     _, owner = cKDTree(centres).query(world)
@@ -170,10 +199,8 @@ def _canal_centres(sem: np.ndarray, inst: np.ndarray, grid: Grid, found: Mapping
     return result
 
 
-def _body_axes(
-    sem: np.ndarray, inst: np.ndarray, grid: Grid, chain: list[int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Downward unit vector (n, 3), height in mm (n,) and centre (n, 3) of every body in ``chain``."""
+def _body_axes(sem: np.ndarray, inst: np.ndarray, grid: Grid, chain: list[int]) -> Bodies:
+    """Axis, height and centre of every body in ``chain``."""
     voxels = np.nonzero(is_in(sem, (CORPUS, CORPUS_INNER)) & is_in(inst, chain))
     place = np.zeros(int(max(chain)) + 1, int)
     place[chain] = np.arange(len(chain))
