@@ -66,7 +66,9 @@ def main() -> None:
     for what, image, semantic, instance in scans(args.first, args.count):
         line = [what]
         if "semantic" in only:
-            mask = clean_semantic(predict_semantic(image, get_semantic_model(), SemanticOptions()).mask, SemanticOptions())
+            mask = clean_semantic(
+                predict_semantic(image, get_semantic_model(), SemanticOptions()).mask, SemanticOptions()
+            )
             mask = mask.on(semantic.grid)
             scores = {i: dice(mask.array == i, semantic.array == i) for i in BY_ID if (semantic.array == i).sum() > 30}
             for i, score in scores.items():
@@ -74,7 +76,9 @@ def main() -> None:
             line.append(f"semantic {np.mean(list(scores.values())):.3f}")
         wanted, truth = bodies(semantic, instance), vertebrae(instance)
         if "instance" in only and wanted:
-            answer = upsample_instances(predict_instances(semantic, get_instance_model(), InstanceOptions()), semantic).array
+            answer = upsample_instances(
+                predict_instances(semantic, get_instance_model(), InstanceOptions()), semantic
+            ).array
             here = []
             for v in wanted:
                 votes = np.bincount(answer[truth.array == v])

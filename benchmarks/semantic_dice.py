@@ -16,8 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from first_light import coarse, dice
 
-from spineps.anatomy import BY_ID, CANAL_PARTS, DISC, ENDPLATE, VERTEBRA_PARTS
+from spineps.anatomy import BY_ID, CANAL_PARTS
 from spineps.inference.resample import argmax_on_grid, to_model_grid
 from spineps.models.model import SemanticModel
 from spineps.models.registry import BUNDLED, get_actual_model
@@ -41,17 +42,10 @@ def segment(image: Volume, model: SemanticModel, tta: bool | None, step: float |
     return np.array(config.class_ids, np.uint8)[classes]
 
 
-def dice(a: np.ndarray, b: np.ndarray) -> float:
-    return float(2 * np.count_nonzero(a & b) / max(np.count_nonzero(a) + np.count_nonzero(b), 1))
-
-
-def coarse_dice(prediction: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
-    """Vertebra, disc and canal; an endplate voxel counts for whichever of vertebra and disc the truth says there."""
-    plate = prediction == ENDPLATE
-    vertebra = np.isin(prediction, VERTEBRA_PARTS) | (plate & (truth != 2))
-    disc = (prediction == DISC) | (plate & (truth == 2))
-    canal = np.isin(prediction, CANAL_PARTS)
-    return dice(vertebra, truth == 1), dice(disc, truth == 2), dice(canal, truth == 3)
+def coarse_dice(prediction: np.ndarray, truth: np.ndarray, zoom: tuple[float, ...]) -> tuple[float, float, float]:
+    """Vertebra, disc and canal; an endplate voxel counts for whichever of them lies nearer."""
+    answer = coarse(prediction, zoom)
+    return dice(answer == 1, truth == 1), dice(answer == 2, truth == 2), dice(answer == 3, truth == 3)
 
 
 def crops() -> list[tuple[str, Path, Path]]:
@@ -97,7 +91,7 @@ def main() -> None:
         start = time.process_time()
         prediction = segment(image, model, args.tta, args.step)
         seconds = time.process_time() - start
-        rows.append(coarse_dice(prediction, np.asarray(truth.array)))
+        rows.append(coarse_dice(prediction, np.asarray(truth.array), image.zoom))
         v, d, c = rows[-1]
         print(f"{number:4d}  vertebra {v:.3f}  disc {d:.3f}  canal {c:.3f}  {seconds:.1f} CPU s")
     if rows:
