@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from stubs import ByHeight, Oracle, config
+from stubs import ByHeight, Oracle, config, spine
 
 from spineps.anatomy import CORPUS, DISC, ENDPLATE, SACRUM, VERTEBRAE
 from spineps.models.enums import Modality
-from spineps.options import Options, OutputOptions, PostOptions, PreprocessOptions
-from spineps.pipeline import Models, Segmentation, segment_volume
+from spineps.models.registry import get_semantic_model
+from spineps.options import Options, OutputOptions, PostOptions, PreprocessOptions, options_from_keywords
+from spineps.pipeline import Models, Segmentation, segment_volume, semantic_stage
 from spineps.synth.image import random_image_spec, synthesise
 from spineps.synth.labelmap import Phantom, field_of_view, render
 from spineps.synth.spec import random_spec
@@ -150,3 +151,16 @@ def test_naming_by_landmarks_and_a_model_for_the_names(person: tuple[Phantom, Vo
     for vertebra, number in pairs(phantom, found).items():
         assert vertebra == number
     assert set(seen) >= {"preprocess", "semantic", "postprocess", "labeling", "points"}
+
+
+def test_only_models_that_were_trained_with_a_frame_get_one() -> None:
+    scan, truth = spine()
+    shapes = {}
+    for pads in (True, False):
+        model = Oracle(truth, config=config(pads_input=pads))
+        stage = semantic_stage(scan, model, options_from_keywords(proc_pad_size=4), lambda *_: None)
+        shapes[pads] = stage.mask.shape
+        assert stage.native.grid.same_as(scan.grid)
+    assert shapes[False] == scan.grid.reoriented("PIR").rescaled((1.5, 1.5, 2.5)).shape
+    assert all(padded > plain for padded, plain in zip(shapes[True], shapes[False], strict=True))
+    assert not get_semantic_model().config.pads_input

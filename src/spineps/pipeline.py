@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -136,7 +136,8 @@ def semantic_stage(
 
     seen = volume.cropped(crop) if crop is not None else volume
     progress("preprocess", 0, 1)
-    image = preprocess(seen, options.preprocess)
+    padding = options.preprocess.pad if model.config.pads_input else 0
+    image = preprocess(seen, replace(options.preprocess, pad=padding))
     progress("preprocess", 1, 1)
     progress("semantic", 0, 1)
     prediction = predict_semantic(image, model, options.semantic, lambda done, n: progress("semantic", done, n))

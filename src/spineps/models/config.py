@@ -54,6 +54,7 @@ class InferenceConfig:
         patch_size: largest tile in voxels.
         input_scaling: name of the rule in :mod:`spineps.models.scaling` that the network was trained with.
         antialias: smooth before sampling down to the model's voxel size.
+        pads_input: trained on scans in a constant frame (published models); a frame harms networks that never saw one.
         mirror_axes: array axes that may be flipped for averaging.
     """
 
@@ -81,6 +82,7 @@ class InferenceConfig:
     patch_size: tuple[int, int, int] = (96, 128, 48)
     input_scaling: str = "robust"
     antialias: bool = True
+    pads_input: bool = True
     mirror_axes: tuple[int, ...] = (2,)
 
     @property
@@ -130,6 +132,7 @@ _KEYS = {
     "patch_size",
     "input_scaling",
     "antialias",
+    "pads_input",
     "mirror_axes",
 }
 _REQUIRED = (
@@ -180,6 +183,7 @@ def parse_config(values: dict[str, Any]) -> InferenceConfig:
             "metal",
             "input_scaling",
             "antialias",
+            "pads_input",
         )
         if name in values
     }

@@ -93,7 +93,7 @@ def process_img_nii(
         override_instance: do not use an earlier instance result again.
         override_postpair: do the post-processing again.
         override_ctd: do points and picture again (with the post-processing that they come from).
-        proc_pad_size: voxels of padding at each side.
+        proc_pad_size: voxels of padding at each side, for models that were trained with it (not the bundled ones).
         proc_normalize_input: subtract the minimum, cap the maximum (never done for CT).
         crop: three slices in voxels of the input: look only there.  Results still cover the whole image.
         auto_crop_to_spine: accepted for old scripts; the sliding window needs no second network to find the spine.

@@ -70,5 +70,6 @@ def inference_config(config: TrainingConfig) -> dict[str, object]:
         "patch_size": [96, 128, 48],
         "input_scaling": "robust",
         "antialias": True,
+        "pads_input": False,
         "mirror_axes": [2],
     }
