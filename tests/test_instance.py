@@ -233,3 +233,18 @@ def test_no_label_is_smeared_beyond_the_frame_of_the_model():
     frame_end = int(np.ceil((half.shape[1] - 0.5) * 1.5))
     assert not out[:, frame_end + 1 :].any()
     assert out[:, :99].any()
+
+
+def test_posterior_labels_below_the_last_body_are_no_vertebra():
+    sem, truth = build(Column())
+    bodies = [np.argwhere((truth.array == i) & (sem.array == 49))[:, 1].mean() for i in np.unique(truth.array)[1:]]
+    last, before = sorted(bodies)[-1:-3:-1]
+    low = round(last + 1.1 * (last - before))
+    array = np.pad(sem.array, ((0, 0), (0, 60), (0, 0)))
+    array[:, low - 6 :] = 0
+    known = Volume(np.where(array > 0, np.pad(truth.array, ((0, 0), (0, 60), (0, 0))), 0), truth.affine)
+    array[30:50, low : low + 12, 6:12] = 45
+    known.array[30:50, low : low + 12, 6:12] = 30
+    scan = Volume(array, sem.affine)
+    found = predict_instances(scan, Oracle(scan, known), InstanceOptions()).on(scan.grid)
+    assert len(np.unique(found.array[found.array > 0])) == len(bodies)

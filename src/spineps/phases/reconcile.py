@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 OWNS = 0.5
 #: With fewer bodies than this share owned one to one, the network's answer is not used at all.
 USABLE = 0.5
+#: A vertebra beyond the last body lies within this many distances between bodies.
+NEXT = 1.8
 #: Up to this share of a usual body, body voxels outside all bodies are taken for a fragment of a vertebra.
 FRAGMENT = 0.1
 
@@ -29,8 +31,8 @@ def one_instance_per_body(sem: np.ndarray, inst: np.ndarray, bodies: Bodies, zoo
       goes to the body with the shortest way to it (:func:`~spineps.phases.territory.divide`).
     * An instance with several bodies is divided among them in the same way.
     * A body that no instance owns becomes one, with the vertebra voxels that hang on it and are free.
-    * An instance without a body stays (numbered after the bodies) only beyond the first and last body, where the image
-      may show the arch of a vertebra without its body; elsewhere it is dissolved.
+    * An instance without a body stays (numbered after the bodies) only next to the first body, where the image may show
+      the arch of a vertebra without its body, and below the last one with a piece of a body; elsewhere it is dissolved.
 
     Args:
         sem: semantic codes, PIR.
@@ -137,8 +139,10 @@ def _keep_ends(
             height = front[instance][1]
         else:
             height = where[instance][1] - drop
-        beyond = height < heights[0] - 0.5 * spacing or height > heights[-1] + 0.5 * spacing
-        if beyond and size[instance]:
+        above = 0.5 * spacing < heights[0] - height < NEXT * spacing
+        # An arch lies no higher than its body: below the last body there is none without at least a piece of one.
+        below = 0.5 * spacing < height - heights[-1] < NEXT * spacing and instance in front
+        if (above or below) and size[instance]:
             number += 1
             out = np.where((inst == instance) & (out == 0), number, out).astype(np.uint16)
     return out
