@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 OWNS = 0.5
 #: With fewer bodies than this share owned one to one, the network's answer is not used at all.
 USABLE = 0.5
-#: A vertebra beyond the last body lies within this many distances between bodies.
+#: A vertebra above the first body lies within this many distances between bodies.
 NEXT = 1.8
 #: Up to this share of a usual body, body voxels outside all bodies are taken for a fragment of a vertebra.
 FRAGMENT = 0.1
@@ -31,8 +31,8 @@ def one_instance_per_body(sem: np.ndarray, inst: np.ndarray, bodies: Bodies, zoo
       goes to the body with the shortest way to it (:func:`~spineps.phases.territory.divide`).
     * An instance with several bodies is divided among them in the same way.
     * A body that no instance owns becomes one, with the vertebra voxels that hang on it and are free.
-    * An instance without a body stays (numbered after the bodies) only next to the first body, where the image may show
-      the arch of a vertebra without its body, and below the last one with a piece of a body; elsewhere it is dissolved.
+    * An instance without a body stays (numbered after the bodies) only right above the first body, where the image may
+      show the arch of a vertebra without its body; elsewhere it is dissolved.
 
     Args:
         sem: semantic codes, PIR.
@@ -74,7 +74,7 @@ def one_instance_per_body(sem: np.ndarray, inst: np.ndarray, bodies: Bodies, zoo
             seeds = np.where(is_in(bodies.labels, found), bodies.labels, 0)
             out = np.where(part, divide(part | (seeds > 0), seeds, zoom), out).astype(np.uint16)
     bodyless = [i for i in np.unique(inst).tolist() if i and i not in owned]
-    out = _keep_ends(sem, inst, bodyless, bodies, out)
+    out = _keep_top(sem, inst, bodyless, bodies, out)
     missing = [b for b in range(1, number + 1) if b not in owner]
     if missing:
         logger.info("%d bodies were missed by the instance model and are added", len(missing))
@@ -120,7 +120,7 @@ def _not_of_this_spine(sem: np.ndarray, bodies: Bodies) -> np.ndarray:
     return large[components]
 
 
-def _keep_ends(
+def _keep_top(
     sem: np.ndarray, inst: np.ndarray, bodyless: Sequence[int], bodies: Bodies, out: np.ndarray
 ) -> np.ndarray:
     if not bodyless:
@@ -139,10 +139,8 @@ def _keep_ends(
             height = front[instance][1]
         else:
             height = where[instance][1] - drop
-        above = 0.5 * spacing < heights[0] - height < NEXT * spacing
-        # An arch lies no higher than its body: below the last body there is none without at least a piece of one.
-        below = 0.5 * spacing < height - heights[-1] < NEXT * spacing and instance in front
-        if (above or below) and size[instance]:
+        # Not below the last body: an arch lies no higher than its body, and a body cut by the image was found as one.
+        if 0.5 * spacing < heights[0] - height < NEXT * spacing and size[instance]:
             number += 1
             out = np.where((inst == instance) & (out == 0), number, out).astype(np.uint16)
     return out
