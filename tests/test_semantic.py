@@ -20,6 +20,7 @@ from spineps.phases.semantic import (
     SPECK_LABELS,
     clean_semantic,
     keep_main_part,
+    keep_near_column,
     most_probable,
     predict_semantic,
     remove_beyond_canal,
@@ -166,3 +167,15 @@ def test_most_probable_is_argmax(classes: int, seed: int) -> None:
     p = np.random.default_rng(seed).integers(0, 4, (classes, 4, 3, 2)).astype(np.float32)
     ids = tuple(range(0, 40 * classes, 40))
     assert np.array_equal(most_probable(p, ids), np.array(ids)[p.argmax(axis=0)])
+
+
+def test_pieces_far_from_the_column_go_and_a_spine_in_two_parts_stays():
+    array = np.zeros((80, 120, 20), np.uint8)
+    for top in (5, 25, 85):
+        array[10:35, top : top + 18, 2:18] = 49
+    array[40:44, 5:40, 8:12] = 42
+    array[60:70, 30:60, 5:15] = 47
+    mask = Volume(array, np.array([[0, 0, 1.0, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]]))
+    kept = keep_near_column(mask)
+    assert not (kept == 47).any()
+    assert ((kept == array) | (array == 47)).all()

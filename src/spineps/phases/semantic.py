@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spineps.anatomy import ARCUS, CANAL, CANAL_PARTS, CORD, CORPUS, DISC, SACRUM
+from spineps.anatomy import ARCUS, CANAL, CANAL_PARTS, CORD, CORPUS, CORPUS_INNER, DISC, SACRUM
 from spineps.errors import EmptyError
 from spineps.options import SemanticOptions
 from spineps.phases.components import counts, fill_holes, is_in, label_components, remove_small
@@ -29,6 +29,9 @@ HOLE_LABELS: tuple[int, ...] = (CORPUS, CANAL, DISC, CORD)
 BEYOND_CANAL_MM, GAP_MM = 64.0, 3.0
 #: Gap between pieces of one sacrum (ours: a thin disc S1-S2 is left out by some models).
 SACRUM_GAP_MM = 20.0
+#: Bodies and canal that make a separate part column, and how far from it other parts may lie (spinous processes of a
+#: narrow slab hang free, about 5 mm behind the canal).
+COLUMN_MM3, COLUMN_GAP_MM = 3000.0, 12.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +114,7 @@ def clean_semantic(mask: Volume, options: SemanticOptions) -> Volume:
         if options.remove_inferior_beyond_canal:
             array = remove_beyond_canal(part.with_array(array))
         array = keep_main_part(part.with_array(array))
+        array = keep_near_column(part.with_array(array))
     if options.fill_3d_holes:
         array = fill_holes(array, HOLE_LABELS)
     if not array.any():
@@ -151,6 +155,31 @@ def keep_one_sacrum(mask: Volume) -> np.ndarray:
     """
     far = _far_from_largest(mask.array == SACRUM, round(SACRUM_GAP_MM / 2 / min(mask.zoom)), np.zeros(3))
     return mask.array if far is None else np.where(far, 0, mask.array).astype(mask.array.dtype)
+
+
+def keep_near_column(mask: Volume) -> np.ndarray:
+    """Delete separate pieces further than 12 mm from the column of bodies and canal (skin, air and pelvis hold some).
+
+    The published system keeps all that its boxes reach, which in a bent spine is much.  A spine in several parts stays:
+    every part with 3 cm3 of bodies and canal counts as column.
+    """
+    from edt import edt
+    from scipy.ndimage import minimum
+
+    components, count = label_components(mask.array > 0, 26)
+    column = np.where(is_in(mask.array, (CORPUS, CORPUS_INNER, *CANAL_PARTS)), components, 0)
+    size = counts(column, count + 1).astype(float) * mask.grid.voxel_volume
+    size[0] = 0
+    is_column = size >= min(COLUMN_MM3, size.max())
+    is_column[0] = False
+    if not size.any() or is_column[1:].all():
+        return mask.array
+    distance = edt(~is_column[components], anisotropy=mask.zoom)
+    near = np.asarray(minimum(distance, components, np.arange(1, count + 1))) <= COLUMN_GAP_MM
+    if near.all():
+        return mask.array
+    logger.info("%d of %d separate parts lie too far from the column and are deleted", (~near).sum(), count)
+    return np.where(np.concatenate([[False], ~near])[components], 0, mask.array).astype(mask.array.dtype)
 
 
 def _far_from_largest(mask: np.ndarray, grow: int, along: np.ndarray) -> np.ndarray | None:
