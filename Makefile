@@ -23,7 +23,7 @@ test: .venv-test/ok
 	.venv-test/bin/ruff check .
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
-	.venv-test/bin/python -m pytest -n 2 --doctest-modules src/spineps tests
+	.venv-test/bin/python -m pytest -n 2 --doctest-modules --doctest-ignore-import-errors src/spineps tests
 
 bench: .venv-test/ok
 	.venv-test/bin/python benchmarks/first_light.py --data "$(DATA)"
