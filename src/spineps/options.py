@@ -74,7 +74,6 @@ class PostOptions:
     """Cleaning both masks against each other.
 
     Attributes:
-        fill_3d_holes: fill holes.
         assign_missing_cc: give vertebra voxels without an instance to a neighbour.
         assign_missing_cc_fast: first grow instances along 6-neighbours.
         clean_inst_by_sem: delete instance voxels outside the semantic mask.
@@ -82,7 +81,6 @@ class PostOptions:
         labeling_offset: ids start at 1 + this (1: the first vertebra is called C2, 0: C1) when no names are known.
     """
 
-    fill_3d_holes: bool = True
     assign_missing_cc: bool = True
     assign_missing_cc_fast: bool = False
     clean_inst_by_sem: bool = True
@@ -172,7 +170,6 @@ def options_from_keywords(**kw: Any) -> Options:
             amp=bool(kw.pop("proc_inst_amp", False)),
         ),
         post=PostOptions(
-            fill_3d_holes=fill,
             assign_missing_cc=bool(kw.pop("proc_assign_missing_cc", True)),
             assign_missing_cc_fast=bool(kw.pop("proc_assign_missing_cc_fast", False)),
             clean_inst_by_sem=bool(kw.pop("proc_clean_inst_by_sem", True)),

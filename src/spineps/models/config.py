@@ -108,7 +108,7 @@ class InferenceConfig:
         return float(x), float(y), float(z)
 
 
-_KEYS = {
+_REQUIRED = (
     "log_name",
     "modality",
     "acquisition",
@@ -119,6 +119,9 @@ _KEYS = {
     "resolution_range",
     "default_step_size",
     "labels",
+)
+_KEYS = {
+    *_REQUIRED,
     "expected_inputs",
     "has_c1",
     "needs_corp",
@@ -135,18 +138,6 @@ _KEYS = {
     "pads_input",
     "mirror_axes",
 }
-_REQUIRED = (
-    "log_name",
-    "modality",
-    "acquisition",
-    "modeltype",
-    "model_expected_orientation",
-    "available_folds",
-    "inference_augmentation",
-    "resolution_range",
-    "default_step_size",
-    "labels",
-)
 
 
 def read_config(path: Path) -> InferenceConfig:
