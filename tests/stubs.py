@@ -55,7 +55,7 @@ def config(**changes: object) -> InferenceConfig:
         "step_size": 0.5,
         "labels": MappingProxyType(dict(enumerate(CLASS_IDS))),
         "cutout_size": (64, 80, 16),
-        "antialias": False,
+        "recipe": "spineps3",
     }
     return InferenceConfig(**{**values, **changes})  # type: ignore[arg-type]
 

@@ -74,11 +74,18 @@ def test_published_config_is_understood() -> None:
     assert parse_config(PUBLISHED | {"available_folds": "all"}).folds == ("all",)
     assert config.mapping[50] == 9 and config.cutout_size == (248, 304, 64)
     assert pickle.loads(pickle.dumps(config)) == config
+    assert config.published and not parse_config(PUBLISHED | {"recipe": "spineps3"}).published
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("modality", "XRay"), ("labels", {"1": "nose"}), ("resolution_range", [1, 2]), ("resolution_range", [0, 1, 1])],
+    [
+        ("modality", "XRay"),
+        ("labels", {"1": "nose"}),
+        ("resolution_range", [1, 2]),
+        ("resolution_range", [0, 1, 1]),
+        ("recipe", "new"),
+    ],
 )
 def test_wrong_configs_name_the_fault(tmp_path, key: str, value: object) -> None:
     folder = install(tmp_path / "x", **{key: value})
@@ -95,7 +102,7 @@ def test_missing_key_is_named() -> None:
 def test_bundled_semantic_model_answers_offline(name: str, caplog) -> None:
     with caplog.at_level(logging.INFO, "spineps"):
         model = get_semantic_model(name)
-    assert model.origin == "bundled" and "bundled" in caplog.text
+    assert model.origin == "bundled" and "bundled" in caplog.text and not model.config.published
     assert Modality.T1w in model.modalities and model.config.class_ids == CLASS_IDS
     assert (Modality.CT in model.modalities) == (name == "semantic")
     assert len(model.fingerprint) == 64 and model.phase is SpinepsPhase.SEMANTIC

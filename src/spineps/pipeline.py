@@ -136,7 +136,7 @@ def semantic_stage(
 
     seen = volume.cropped(crop) if crop is not None else volume
     progress("preprocess", 0, 1)
-    padding = options.preprocess.pad if model.config.pads_input else 0
+    padding = options.preprocess.pad if model.config.published else 0
     image = preprocess(seen, replace(options.preprocess, pad=padding))
     progress("preprocess", 1, 1)
     progress("semantic", 0, 1)

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "inference_config.json"
 DEFAULT_MAPPING: dict[int, int] = {41: 1, 42: 2, 43: 3, 44: 4, 45: 5, 46: 6, 47: 7, 48: 8, 49: 9, 50: 9, 51: 9, 26: 0}
+#: "published" (the default: folders of 2.1.3 hold no such key): all around the network is as there, so that its models
+#: answer as they did.  "spineps3": as the bundled models were trained.
+RECIPES = ("published", "spineps3")
 
 Zoom = tuple[float, float, float]
 
@@ -52,9 +55,7 @@ class InferenceConfig:
         vert_size_threshold: as ``corpus_size_cleaning`` for a whole vertebra.
         mapping: semantic id -> input label of an instance model; ids left out become 0.
         patch_size: largest tile in voxels.
-        input_scaling: name of the rule in :mod:`spineps.models.scaling` that the network was trained with.
-        antialias: smooth before sampling down to the model's voxel size.
-        pads_input: trained on scans in a constant frame (published models); a frame harms networks that never saw one.
+        recipe: how the phases treat the model's inputs and answers (see :data:`RECIPES`).
         mirror_axes: array axes that may be flipped for averaging.
     """
 
@@ -80,10 +81,13 @@ class InferenceConfig:
     vert_size_threshold: float = 250
     mapping: Mapping[int, int] = field(default_factory=lambda: dict(DEFAULT_MAPPING))
     patch_size: tuple[int, int, int] = (96, 128, 48)
-    input_scaling: str = "robust"
-    antialias: bool = True
-    pads_input: bool = True
+    recipe: str = "published"
     mirror_axes: tuple[int, ...] = (2,)
+
+    @property
+    def published(self) -> bool:
+        """Treat this model exactly as 2.1.3 does."""
+        return self.recipe == "published"
 
     @property
     def acquisition(self) -> Acquisition:
@@ -133,9 +137,7 @@ _KEYS = {
     "metal",
     "mapping",
     "patch_size",
-    "input_scaling",
-    "antialias",
-    "pads_input",
+    "recipe",
     "mirror_axes",
 }
 
@@ -172,12 +174,12 @@ def parse_config(values: dict[str, Any]) -> InferenceConfig:
             "corpus_border_threshold",
             "vert_size_threshold",
             "metal",
-            "input_scaling",
-            "antialias",
-            "pads_input",
+            "recipe",
         )
         if name in values
     }
+    if (recipe := values.get("recipe", RECIPES[0])) not in RECIPES:
+        raise ValueError(f"recipe {recipe!r} is not one of {', '.join(RECIPES)}")
     for name in ("sacrum_ids", "cutout_size", "patch_size", "mirror_axes"):
         if name in values:
             optional[name] = tuple(int(v) for v in _listed(values[name]))

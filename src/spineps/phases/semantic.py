@@ -71,7 +71,7 @@ def predict_semantic(
     config = model.config
     ready = image.reoriented(config.orientation)
     zoom = config.target_zoom(ready.zoom)
-    ready = to_model_grid(ready, zoom) if config.antialias else ready.rescaled(zoom, order=3)
+    ready = ready.rescaled(zoom, order=3) if config.published else to_model_grid(ready, zoom)
     logger.info("semantic network on %s voxels of %s mm", ready.shape, tuple(round(z, 2) for z in ready.zoom))
     probabilities = model.probabilities(ready, options.step_size, options.tta, progress)
     return SemanticPrediction(

@@ -68,8 +68,6 @@ def inference_config(config: TrainingConfig) -> dict[str, object]:
         "default_step_size": 0.7,
         "labels": {str(k): str(i) for k, i in enumerate(CLASS_IDS) if k},
         "patch_size": [96, 128, 48],
-        "input_scaling": "robust",
-        "antialias": True,
-        "pads_input": False,
+        "recipe": "spineps3",
         "mirror_axes": [2],
     }
