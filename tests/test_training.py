@@ -14,11 +14,12 @@ from spineps.anatomy import CLASS_IDS
 from spineps.errors import OptionError, SpinepsError
 from spineps.inference.network import NetSpec
 from spineps.training.config import CONFIGS, parse_config, read_training_config
+from spineps.volume import Volume
 
 torch = pytest.importorskip("torch")
 
 from spineps.inference.engine import load_network  # noqa: E402
-from spineps.training.cache import Cache, real_arrays, write_cache  # noqa: E402
+from spineps.training.cache import Cache, real_arrays, whole_arrays, write_cache  # noqa: E402
 from spineps.training.chance import Chance  # noqa: E402
 from spineps.training.config import TrainingConfig, Warp  # noqa: E402
 from spineps.training.export import averaged_weights, export, initial_weights  # noqa: E402
@@ -136,6 +137,29 @@ def test_real_cache_leaves_held_out_scans_alone(tmp_path) -> None:
     assert grey[coarse == 1].mean() > 4 * grey[coarse == 0].mean()
 
 
+def test_whole_vertebrae_of_ct_leave_other_bone_open(tmp_path) -> None:
+    import nibabel as nib
+
+    units = np.full((16, 20, 44), 40, np.int16)
+    mask = np.zeros(units.shape, np.uint8)
+    units[4:10, 4:8], mask[4:10, 4:8] = 300, 20
+    units[4:10, 12:16] = 300  # a vertebra that nobody labelled
+    affine = np.array([[0, 0, 1.5, 0], [1.5, 0, 0, 0], [0, 1.5, 0, 0], [0, 0, 0, 1]])
+    for name in ("sub-a", "sub-b"):
+        nib.save(nib.Nifti1Image(units, affine), tmp_path / f"{name}_ct.nii.gz")
+        nib.save(nib.Nifti1Image(mask, affine), tmp_path / f"{name}_seg-vert_msk.nii.gz")
+    scans = list(whole_arrays(tmp_path, (1.5, 1.5, 1.5), ["sub-b"]))
+    assert [name for name, _ in scans] == ["sub-a"]
+    labels = np.moveaxis(Volume(scans[0][1][1], affine).reoriented("PIR").array, 2, 0)
+    assert np.unique(labels).tolist() == [5, 6, 255]
+    assert 0.8 < (labels == 5).sum() / (mask > 0).sum() < 1.3 and (labels == 255).sum() > (mask > 0).sum()
+    write_cache(tmp_path / "ct.npz", {}, scans)
+    deep = replace(TINY, deep_patches=((16, 16, 40),), real_patches=((8, 8, 8),))
+    batch = RealFeed(Cache(tmp_path / "ct.npz"), deep, CPU).batch(0)
+    assert batch.images.shape == (1, 1, 16, 16, 40) and set(batch.labels.unique().tolist()) <= {0, 5, 6}
+    assert not bool(batch.valid.all())
+
+
 def test_shipped_config_holds_the_validation_scans_out() -> None:
     config = read_training_config("semantic")
     assert {"spider022", "spider052", "spider057", "spider127", "spider191", "spider241"} <= set(config.held_out)
@@ -188,6 +212,11 @@ def test_coarse_loss_asks_for_sums_only() -> None:
     assert loss([0, 49, 100, 61]) < 0.05
     assert loss([26, 41, 62, 60]) < 0.05
     assert loss([0, 100, 49, 0]) > 1
+    # A CT mask knows whole vertebrae only: anything else may stand beside them, but no bone.
+    whole = torch.tensor([6, 5, 6, 6]).reshape(1, 1, 1, 4).expand(1, 4, 4, 4).contiguous()
+    labels, spider = whole, labels
+    assert loss([100, 62, 60, 26]) < 0.05 and loss([49, 62, 60, 26]) > 1
+    labels = spider
     wrong = loss([0, 100, 100, 61])
     valid[..., 1] = False
     assert loss([0, 100, 100, 61]) < wrong

@@ -91,10 +91,11 @@ def draw_body(canvas: Canvas, frame: Frame) -> BodyField | None:
     t = np.clip(i / np.float32(half), -1, 1)
     blend = (t + 1) / 2
     t2 = t * t
-    narrow = 1 - np.float32(level.waist) * (1 - t2)
+    hollow = np.float32(level.waist) * (1 - t2)
     rim = 2 * np.float32(flare) * t2 * t2 * t2 if flare else np.float32(0)
-    width = (s["width_upper"] + blend * (s["width_lower"] - s["width_upper"])) * narrow + rim
-    depth = (s["depth_upper"] + blend * (s["depth_lower"] - s["depth_upper"])) * narrow + rim
+    width = (s["width_upper"] + blend * (s["width_lower"] - s["width_upper"])) * (1 - hollow) + rim
+    # Seen from the side a body is waisted about half as much as from the front.
+    depth = (s["depth_upper"] + blend * (s["depth_lower"] - s["depth_upper"])) * (1 - np.float32(0.5) * hollow) + rim
     rho = outline(frame, p, r, width, depth)
     radial = (rho - 1) * (0.5 * np.minimum(width, depth))
     upper, lower = _faces(frame, p, rho, np.abs(r) * 2 / width)

@@ -109,7 +109,7 @@ def _bodies(
     person = {name: 1 + 0.05 * spread * _clipped(rng, 0, 1) for name in morphometry.SIZE_NAMES}
     region_scale = {r: 1 + 0.035 * spread * _clipped(rng, 0, 1) for r in ("cervical", "thoracic", "lumbar")}
     disc_scale = float(rng.uniform(0.85, 1.15))
-    concavity, waist = float(rng.uniform(0.4, 1.8)), float(rng.uniform(0.03, 0.1))
+    concavity, waist = float(rng.uniform(0.4, 1.8)), float(rng.uniform(0.06, 0.19))
     front, back = _clipped(rng, 0, 0.12), _clipped(rng, 0, 0.35)
     levels = []
     for vertebra, key in vertebra_chain(thoracic, lumbar):
@@ -137,7 +137,7 @@ def _bodies(
                 disc=disc,
                 concavity_upper=hollow_up,
                 concavity_lower=hollow_low,
-                waist=waist,
+                waist=waist * float(np.interp(key, (2, 8, 19, 21), (0.4, 0.6, 0.8, 1.0))),
                 front=2.25 + front - 0.3 * thorax,
                 back=2.9 + back,
                 hollow=size * (0.3 if key < 8 else 1.0 + 0.3 * thorax - 0.25 * max(key - 22, 0)),

@@ -72,6 +72,7 @@ def paint(
     if high > 24:
         organs.pelvis(scene)
     _prevertebral(scene)
+    _paravertebral(scene, bone)
     _back(scene, spec, bone)
     if scene.reaches_skin(14.0 + spec.fat):
         _contour(scene, spec)
@@ -105,6 +106,18 @@ def _prevertebral(scene: Scene) -> None:
     sheet = np.float32(rng.uniform(0, 5) * scene.scale) * (1 + 0.4 * scene.streak)
     near = (a < scene.front + 1) & (a > scene.front - sheet) & (np.abs(scene.space.b) < scene.wide * 0.9)
     scene.tissue[near & (scene.tissue != Tissue.LUNG)] = Tissue.FAT
+
+
+def _paravertebral(scene: Scene, bone: np.ndarray) -> None:
+    """Fat and segmental vessels in the waist of the bodies: psoas and lung touch bone only near the discs."""
+    rng, space = scene.rng, scene.space
+    waist = np.abs(np.cos(np.pi * space.k))  # 1 at mid-body, 0 at the disc
+    sheet = np.float32(rng.uniform(0.3, 4.0) * scene.scale) * (0.15 + 0.85 * waist) * (1 + 0.4 * scene.streak)
+    beside = (space.a < -space.at(space.line.depth / 2)) & (np.abs(space.b) > 0.6 * scene.wide)
+    near = beside & (bone > 0) & (bone < sheet)
+    scene.tissue[near & (scene.tissue != Tissue.LUNG)] = Tissue.FAT
+    vessel = near & (waist > np.float32(np.cos(np.pi * rng.uniform(0.05, 0.12)))) & (bone > 0.3)
+    scene.tissue[vessel] = Tissue.VEIN if rng.random() < 0.6 else Tissue.ARTERY
 
 
 def _contour(scene: Scene, spec: SpineSpec) -> None:

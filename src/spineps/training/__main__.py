@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         train.set_defaults(command=_train, kind=kind)
 
     real = commands.add_parser("cache-real", help="real scans with coarse labels to one cache")
-    real.add_argument("folder", type=Path)
+    real.add_argument("folder", type=Path, nargs="+", help="*_T2w with *_seg-coarse_msk, or *_ct with *_seg-vert_msk")
     real.add_argument("out", type=Path)
     real.add_argument("--config", default="semantic")
     real.set_defaults(command=_cache_real)
@@ -125,11 +125,15 @@ def _objective(args: argparse.Namespace, config: TrainingConfig, device: torch.d
 
 
 def _cache_real(args: argparse.Namespace) -> None:
-    from spineps.training.cache import real_arrays, write_cache
+    from itertools import chain
+
+    from spineps.training.cache import real_arrays, whole_arrays, write_cache
 
     config = read_training_config(args.config)
     meta = {"kind": "real", "zoom": config.zoom, "held_out": config.held_out}
-    write_cache(args.out, meta, real_arrays(args.folder, config.zoom, config.held_out))
+    what = (config.zoom, config.held_out)
+    scans = (kind(folder, *what) for folder in args.folder for kind in (real_arrays, whole_arrays))
+    write_cache(args.out, meta, chain.from_iterable(scans))
 
 
 def _cache_maps(args: argparse.Namespace) -> None:

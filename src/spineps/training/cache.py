@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 META = "__meta__"
 #: Grey values of real scans are kept as rint(spread * 200): 0 .. 240 for 0 .. 1.2.
 GREY_STEP = 200.0
+#: Hounsfield units from which a voxel may be bone.
+BONE_UNITS = 130.0
+#: Label of voxels about which nothing is known (:mod:`spineps.training.loss`, which needs torch).
+UNKNOWN = 255
 
 
 class Cache:
@@ -94,6 +98,33 @@ def real_arrays(folder: Path, zoom: tuple[float, float, float], held_out: Iterab
         shares = [to_model_grid(labels.with_array(labels.array == k), zoom).array for k in range(4)]
         coarse = np.argmax(shares, axis=0)
         yield file.name.split("_")[0], np.stack([np.rint(grey * GREY_STEP), coarse]).astype(np.uint8)
+
+
+def whole_arrays(folder: Path, zoom: tuple[float, float, float], held_out: Iterable[str]) -> Iterator[Any]:
+    """CT scans with whole vertebrae on the training grid, as :func:`real_arrays`, labels 5, 6 and 255 of the loss.
+
+    Args:
+        folder: ``<name>_ct.nii.gz`` (Hounsfield units) with ``<name>_seg-vert_msk.nii.gz`` (0 rest, else a vertebra).
+        zoom: voxel size in mm, axes P, I, R.
+        held_out: scans whose file name contains one of these are left out.
+    """
+    from scipy.ndimage import binary_dilation
+
+    from spineps.inference.resample import to_model_grid
+    from spineps.models.scaling import spread
+
+    refused = tuple(held_out)
+    for file in sorted(folder.glob("*_ct.nii.gz")):
+        if any(name in file.name for name in refused):
+            continue
+        image = _read(file).reoriented("PIR")
+        mask = _read(file.with_name(file.name.replace("_ct", "_seg-vert_msk"))).reoriented("PIR")
+        units = to_model_grid(image, zoom).array
+        vertebra = to_model_grid(mask.with_array(mask.array > 0), zoom).array > 0.5
+        # Cut-off vertebrae, ribs and sacrum are not labelled in these sets: bone outside the mask may be anything.
+        unknown = binary_dilation((units > BONE_UNITS) & ~vertebra) & ~vertebra
+        labels = np.where(vertebra, 5, np.where(unknown, UNKNOWN, 6))
+        yield file.name.split("_")[0], np.stack([np.rint(spread(units) * GREY_STEP), labels]).astype(np.uint8)
 
 
 def _read(file: Path) -> Volume:

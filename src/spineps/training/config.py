@@ -43,6 +43,8 @@ class TrainingConfig:
         synthetic_per_step: synthetic patches in a step.
         real_patches: sizes of patches of real scans.
         real_per_step: real patches in a step.
+        deep_patches: sizes of patches of real scans that are no slabs; a step takes one of them instead.
+        deep_share: share of the steps that do so.
         real_weight: weight of the real patches' loss.
         held_out: scans that must never be trained on.
         class_weights: weight of every class in the cross-entropy.
@@ -62,6 +64,8 @@ class TrainingConfig:
     synthetic_per_step: int = 1
     real_patches: tuple[Triple, ...] = ((80, 96, 16),)
     real_per_step: int = 3
+    deep_patches: tuple[Triple, ...] = ()
+    deep_share: float = 0.3
     real_weight: float = 1.0
     held_out: tuple[str, ...] = ()
     class_weights: tuple[float, ...] = ()

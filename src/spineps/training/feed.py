@@ -14,15 +14,17 @@ from torch import Tensor
 from spineps.anatomy import CLASS_IDS, CLASS_MIRROR
 from spineps.inference.network import Triple
 from spineps.models.scaling import spread, standardise
-from spineps.training.cache import GREY_STEP, Cache, refuse_held_out
+from spineps.training.cache import GREY_STEP, UNKNOWN, Cache, refuse_held_out
 from spineps.training.chance import Chance
 from spineps.training.config import TrainingConfig
-from spineps.training.intensity import random_look
+from spineps.training.intensity import random_look, recoloured
 from spineps.training.loss import PLATE
 from spineps.training.warp import inside, sample, sampling_points
 
 #: Coarse labels of real scans.
 VERTEBRA, DISC = 1, 2
+#: Voxels across the spine from which a real scan is no slab.
+DEEP = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,19 +90,25 @@ class RealFeed:
         refuse_held_out(cache, config.held_out)
         self._config, self._device = config, device
         self._scans = [torch.from_numpy(cache[name]).to(device) for name in cache.names]
-        self._labelled = [torch.nonzero(scan[1]).float() for scan in self._scans]
+        self._labelled = [torch.nonzero((scan[1] > 0) & (scan[1] <= 5)).float() for scan in self._scans]
+        deep = [scan.shape[3] >= DEEP for scan in self._scans] if config.deep_patches else [False] * len(self._scans)
+        self._deep = [k for k, is_deep in enumerate(deep) if is_deep]
+        self._slabs = [k for k, is_deep in enumerate(deep) if not is_deep]
 
     def batch(self, step: int) -> Batch:
         """The patches of a step."""
-        size = _size(self._config.real_patches, self._config.seed, step)
-        return stack(
-            self._patch(Chance.of(self._device, self._config.seed, step, 1, k), size)
-            for k in range(self._config.real_per_step)
-        )
-
-    def _patch(self, chance: Chance, size: Triple) -> tuple[Tensor, Tensor, Tensor]:
         config = self._config
-        k = int(chance.numbers.integers(len(self._scans)))
+        deep = np.random.default_rng([config.seed, step, 3]).random() < config.deep_share
+        if self._deep and (deep or not self._slabs):
+            choice, sizes, count = self._deep, config.deep_patches, 1
+        else:
+            choice, sizes, count = self._slabs, config.real_patches, config.real_per_step
+        size = _size(sizes, config.seed, step)
+        return stack(self._patch(Chance.of(self._device, config.seed, step, 1, k), size, choice) for k in range(count))
+
+    def _patch(self, chance: Chance, size: Triple, choice: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        config = self._config
+        k = choice[int(chance.numbers.integers(len(choice)))]
         scan, spine = self._scans[k], self._labelled[k]
         centre = [_centre(chance, n, p) for n, p in zip(scan.shape[1:], size, strict=True)]
         if chance.happens(0.8):
@@ -111,8 +119,12 @@ class RealFeed:
         points = sampling_points(chance, config.warp, size, centre, chance.happens(0.5), self._device)
         image = sample(scan[:1], points, nearest=False)[0] / GREY_STEP
         labels = sample(scan[1:], points, nearest=True)[0].long()
-        labels = with_plates(labels, VERTEBRA if chance.happens(0.5) else DISC)
-        return random_look(chance, image, config.zoom), labels, inside(points, scan.shape[1:])
+        valid = inside(points, scan.shape[1:]) & (labels != UNKNOWN)
+        labels = with_plates(labels.masked_fill(labels == UNKNOWN, 0), VERTEBRA if chance.happens(0.5) else DISC)
+        if k in self._deep and chance.happens(0.5):
+            # Real bone in a contrast that nobody scanned: what a CT shows of shapes holds for any image.
+            image = recoloured(chance, image)
+        return random_look(chance, image, config.zoom), labels, valid
 
 
 def with_plates(labels: Tensor, side: int) -> Tensor:

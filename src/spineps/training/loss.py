@@ -12,14 +12,17 @@ IGNORED = -100
 
 #: Coarse label of the endplates, which SPIDER does not have: see :func:`spineps.training.feed.with_plates`.
 PLATE = 4
-#: Ids that each coarse label may stand for: 0 rest (the sacrum is not labelled in SPIDER), 1 vertebra, 2 disc,
-#: 3 canal, 4 endplate.  Endplates are split between vertebra and disc by the annotators, so they may be either.
+#: Ids that each coarse label may stand for.  SPIDER: 0 rest (its sacrum is not labelled), 1 vertebra, 2 disc, 3 canal,
+#: 4 endplate (split between vertebra and disc by the annotators, so it may be either).  VerSe: 5 vertebra, 6 anything
+#: else.
 COARSE_GROUPS: tuple[tuple[int, ...], ...] = (
     (0, SACRUM),
     (*VERTEBRA_PARTS, ENDPLATE),
     (DISC, ENDPLATE),
     CANAL_PARTS,
     (ENDPLATE,),
+    (*VERTEBRA_PARTS, ENDPLATE),
+    (0, SACRUM, DISC, *CANAL_PARTS),
 )
 
 
@@ -55,7 +58,7 @@ def coarse_loss(logits: Tensor, labels: Tensor, valid: Tensor, groups: Tensor) -
         groups: see :func:`group_matrix`.
 
     Returns:
-        The loss, and the soft Dice of every coarse label but 0 (for the log).
+        The loss, and the soft Dice of the coarse labels 1 .. 5 (for the log; NaN where one does not occur).
     """
     p = logits.float().softmax(1)
     sums = torch.einsum("gk,nkxyz->ngxyz", groups, p).clamp(1e-5, 1)
@@ -65,8 +68,11 @@ def coarse_loss(logits: Tensor, labels: Tensor, valid: Tensor, groups: Tensor) -
     truth = F.one_hot(labels, len(groups)).movedim(-1, 1).float()
     # A class that two labels share counts, where the truth is one of them, for that one alone.
     shared = torch.einsum("gk,nkxyz->ngxyz", groups, p * groups[labels].movedim(-1, 1)) * (1 - truth)
-    scores = soft_dice((sums - shared) * weight[:, None], truth * weight[:, None])[1:]
-    return likelihood + 0.5 * (1 - scores.mean()), scores.detach()
+    truth = truth * weight[:, None]
+    scores = soft_dice((sums - shared) * weight[:, None], truth)[1:6]
+    present = truth.sum((0, 2, 3, 4))[1:6] > 20
+    loss = likelihood + 0.5 * (1 - scores[present].mean()) if bool(present.any()) else likelihood
+    return loss, scores.detach().masked_fill(~present, float("nan"))
 
 
 def soft_dice(p: Tensor, truth: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from spineps.training.loop import Trainer
 from spineps.training.loss import coarse_loss, full_loss, group_matrix
 from spineps.training.pictures import overlay, write_png
 
-COARSE_NAMES = ("vertebra", "disc", "canal", "plate")
+COARSE_NAMES = ("vertebra", "disc", "canal", "plate", "whole")
 
 
 class SemanticObjective:
@@ -31,7 +31,9 @@ class SemanticObjective:
         weights = config.class_weights or (1.0,) * config.network.classes
         self._class_weights = torch.tensor(weights, device=device)
         self._groups = group_matrix().to(device)
-        self._drawn_as = torch.tensor([CLASS_IDS.index(i) for i in (0, CORPUS, DISC, CANAL, ENDPLATE)], device=device)
+        self._drawn_as = torch.tensor(
+            [CLASS_IDS.index(i) for i in (0, CORPUS, DISC, CANAL, ENDPLATE, CORPUS, 0)], device=device
+        )
 
     def __call__(self, network: Callable[[Tensor], Any], step: int) -> tuple[Tensor, dict[str, float]]:
         total, numbers = torch.zeros(()), {}
@@ -47,7 +49,7 @@ class SemanticObjective:
             (self._config.real_weight * loss).backward()
             total = total + self._config.real_weight * loss.detach().cpu()
             numbers["real"] = float(loss.detach())
-            numbers |= dict(zip(COARSE_NAMES, scores.tolist(), strict=True))
+            numbers |= {n: v for n, v in zip(COARSE_NAMES, scores.tolist(), strict=True) if v == v}
         return total, numbers
 
     @torch.no_grad()
