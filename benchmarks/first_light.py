@@ -54,6 +54,18 @@ def coarse(semantic: np.ndarray, zoom: tuple[float, ...]) -> np.ndarray:
     return out
 
 
+def bodies_with_plates(semantic: np.ndarray, vertebrae: np.ndarray) -> np.ndarray:
+    """Each body with its own two endplates; 200 + v marks both plates beside the disc below v (published code)."""
+    body = np.where(np.isin(semantic, (49, 50)), vertebrae, 0)
+    order = [v for v in (*range(1, 20), 28, *range(20, 26)) if (body == v).any()]
+    below = dict(zip(order, order[1:], strict=False))
+    for v in order:
+        plates = vertebrae == 200 + v
+        body[plates & (semantic == 53)] = v
+        body[plates & (semantic == 52)] = below.get(v, 0)
+    return body
+
+
 class Run:
     """One scan through ``spineps sample`` in a fresh process."""
 
@@ -98,8 +110,7 @@ def bodies(data: Path, work: Path, pictures: Path | None) -> None:
         run = Run(scan, work / scan.name.split("_")[0])
         truth = load(scan.with_name(scan.name.replace("T2w", "seg-bodies_msk")))
         semantic, vertebrae = load(run.semantic), load(run.vertebrae).astype(int)
-        body = np.where(np.isin(semantic, (49, 50)), vertebrae, 0)
-        body = np.where(np.isin(semantic, ENDPLATES) & (vertebrae > 200), vertebrae - 200, body)
+        body = bodies_with_plates(semantic, vertebrae)
         used: set[int] = set()
         here, right = [], 0
         labels = [int(v) for v in np.unique(truth) if v]
