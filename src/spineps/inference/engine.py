@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from spineps.errors import OptionError
-from spineps.inference.network import NetSpec, load_weights
+from spineps.inference.network import Spec, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ ENGINES = ("auto", "openvino", "torch")
 class Network(Protocol):
     """A network ready to run."""
 
-    spec: NetSpec
+    spec: Spec
 
     def __call__(self, x: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
         """Float32 (N, C, X, Y, Z) to logits (N, K, X, Y, Z), or {head: logits (N, k)} for a classifier.

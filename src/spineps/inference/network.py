@@ -60,8 +60,8 @@ class NetSpec:
         blocks = self.encoder_blocks or (1, *(2 for _ in range(levels - 1)))
         filled: dict[str, Any] = {
             "widths": tuple(self.widths),
-            "strides": _triples(self.strides) or ((1, 1, 1), *((2, 2, 2) for _ in range(levels - 1))),
-            "kernels": _triples(self.kernels) or tuple((3, 3, 3) for _ in range(levels)),
+            "strides": as_triples(self.strides) or ((1, 1, 1), *((2, 2, 2) for _ in range(levels - 1))),
+            "kernels": as_triples(self.kernels) or tuple((3, 3, 3) for _ in range(levels)),
             "encoder_blocks": tuple(blocks),
             "decoder_blocks": tuple(self.decoder_blocks) or tuple(blocks[: levels - 1]),
             "heads": dict(self.heads),
@@ -93,6 +93,10 @@ class NetSpec:
         x, y, z = np.prod(np.array(self.strides), axis=0)
         return int(x), int(y), int(z)
 
+    def forward(self, ops: Ops[T], params: Mapping[str, T], x: T) -> T | dict[str, T]:
+        """:func:`forward` of this network."""
+        return forward(self, ops, params, x)
+
     def to_json(self) -> str:
         """One line of JSON from which :meth:`from_json` makes an equal description."""
         return json.dumps(asdict(self), sort_keys=True)
@@ -109,14 +113,32 @@ class NetSpec:
 class Ops(Protocol[T]):
     """What an engine must be able to do.  Arrays are (N, C, X, Y, Z) unless said otherwise."""
 
-    def conv(self, x: T, weight: T, bias: T | None, stride: Triple) -> T:
-        """Convolution with zero padding of half the kernel; ``weight`` is (out, in, kx, ky, kz)."""
+    def conv(self, x: T, weight: T, bias: T | None, stride: Triple, padding: Triple | None = None) -> T:
+        """Convolution with zero padding (None: half the kernel); ``weight`` is (out, in, kx, ky, kz)."""
 
-    def instance_norm(self, x: T, weight: T, bias: T) -> T:
+    def conv_transpose(self, x: T, weight: T, bias: T | None, stride: Triple, padding: Triple = (0, 0, 0)) -> T:
+        """Transposed convolution whose result loses ``padding`` per side; ``weight`` is (in, out, kx, ky, kz)."""
+
+    def instance_norm(self, x: T, weight: T, bias: T, epsilon: float = NORM_EPSILON) -> T:
         """Zero mean and unit variance per sample and channel, then scale and shift."""
 
-    def leaky_relu(self, x: T) -> T:
-        """x where positive, else x * NEGATIVE_SLOPE."""
+    def group_norm(self, x: T, weight: T, bias: T, groups: int) -> T:
+        """Zero mean and unit variance per sample and group of channels, then scale and shift per channel."""
+
+    def scale_shift(self, x: T, scale: T, shift: T) -> T:
+        """x * scale + shift per channel: what is left of a trained batch norm."""
+
+    def leaky_relu(self, x: T, slope: float = NEGATIVE_SLOPE) -> T:
+        """x where positive, else x * slope."""
+
+    def max_pool(self, x: T, kernel: Triple, stride: Triple, padding: Triple) -> T:
+        """Largest value under the kernel; incomplete windows at the far end are dropped."""
+
+    def average_pool(self, x: T, kernel: Triple) -> T:
+        """Mean of blocks of ``kernel`` voxels; incomplete blocks at the far end are dropped."""
+
+    def halve(self, x: T) -> T:
+        """x / 2."""
 
     def upsample(self, x: T, factors: Triple) -> T:
         """Every voxel repeated ``factors`` times (nearest neighbour)."""
@@ -129,6 +151,36 @@ class Ops(Protocol[T]):
 
     def linear(self, x: T, weight: T, bias: T) -> T:
         """(N, C) to (N, K) with ``weight`` (K, C)."""
+
+
+class Spec(Protocol):
+    """What an engine and a model must know of a network: its description and its forward pass."""
+
+    @property
+    def kind(self) -> str:
+        """Family of networks."""
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the input."""
+
+    @property
+    def classes(self) -> int:
+        """Output channels; 0 for a classifier."""
+
+    @property
+    def heads(self) -> Mapping[str, int]:
+        """Answers of a classifier, name -> number of classes; empty for all others."""
+
+    @property
+    def stride(self) -> Triple:
+        """Spatial sizes of the input must be multiples of it."""
+
+    def forward(self, ops: Ops[T], params: Mapping[str, T], x: T) -> T | dict[str, T]:
+        """The network's answer to (N, C, X, Y, Z)."""
+
+    def to_json(self) -> str:
+        """The description as one line of JSON."""
 
 
 def forward(spec: NetSpec, ops: Ops[T], params: Mapping[str, T], x: T) -> T | dict[str, T]:
@@ -238,5 +290,6 @@ def _block(ops: Ops[T], params: Mapping[str, T], name: str, x: T, stride: Triple
     return ops.leaky_relu(ops.instance_norm(x, params[f"{name}.norm.weight"], params[f"{name}.norm.bias"]))
 
 
-def _triples(values: Any) -> tuple[Triple, ...]:
+def as_triples(values: Any) -> tuple[Triple, ...]:
+    """Rows of three numbers as tuples of int."""
     return tuple((int(v[0]), int(v[1]), int(v[2])) for v in values)

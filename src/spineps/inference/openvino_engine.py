@@ -11,7 +11,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as opset
 
-from spineps.inference.network import NEGATIVE_SLOPE, NORM_EPSILON, NetSpec, Triple, forward
+from spineps.inference.network import NEGATIVE_SLOPE, NORM_EPSILON, Spec, Triple
 
 #: Compiled networks kept per input shape; a scan needs one, a batch of odd scans a few.
 SHAPES_KEPT = 4
@@ -20,18 +20,38 @@ SHAPES_KEPT = 4
 class OpenVinoOps:
     """:class:`~spineps.inference.network.Ops` on graph nodes."""
 
-    def conv(self, x: Any, weight: Any, bias: Any | None, stride: Triple) -> Any:
-        half = [k // 2 for k in weight.get_output_shape(0)[2:]]
-        y = opset.convolution(x, weight, list(stride), half, half, [1, 1, 1])
+    def conv(self, x: Any, weight: Any, bias: Any | None, stride: Triple, padding: Triple | None = None) -> Any:
+        pads = list(padding) if padding else [k // 2 for k in weight.get_output_shape(0)[2:]]
+        y = opset.convolution(x, weight, list(stride), pads, pads, [1, 1, 1])
         return y if bias is None else opset.add(y, _per_channel(bias))
 
-    def instance_norm(self, x: Any, weight: Any, bias: Any) -> Any:
-        axes = opset.constant(np.array([2, 3, 4], np.int64))
-        y = opset.mvn(x, axes, True, NORM_EPSILON, "inside_sqrt")
-        return opset.add(opset.multiply(y, _per_channel(weight)), _per_channel(bias))
+    def conv_transpose(self, x: Any, weight: Any, bias: Any | None, stride: Triple, padding: Triple = (0, 0, 0)) -> Any:
+        pads = list(padding)
+        y = opset.convolution_backprop_data(x, weight, list(stride), None, pads, pads, [1, 1, 1])
+        return y if bias is None else opset.add(y, _per_channel(bias))
 
-    def leaky_relu(self, x: Any) -> Any:
-        return opset.prelu(x, opset.constant(np.array([NEGATIVE_SLOPE], np.float32)))
+    def instance_norm(self, x: Any, weight: Any, bias: Any, epsilon: float = NORM_EPSILON) -> Any:
+        axes = opset.constant(np.array([2, 3, 4], np.int64))
+        return self.scale_shift(opset.mvn(x, axes, True, epsilon, "inside_sqrt"), weight, bias)
+
+    def group_norm(self, x: Any, weight: Any, bias: Any, groups: int) -> Any:
+        return opset.group_normalization(x, weight, bias, groups, NORM_EPSILON)
+
+    def scale_shift(self, x: Any, scale: Any, shift: Any) -> Any:
+        return opset.add(opset.multiply(x, _per_channel(scale)), _per_channel(shift))
+
+    def leaky_relu(self, x: Any, slope: float = NEGATIVE_SLOPE) -> Any:
+        return opset.prelu(x, opset.constant(np.array([slope], np.float32))) if slope else opset.relu(x)
+
+    def max_pool(self, x: Any, kernel: Triple, stride: Triple, padding: Triple) -> Any:
+        pads = list(padding)
+        return opset.max_pool(x, list(stride), [1, 1, 1], pads, pads, list(kernel)).output(0)
+
+    def average_pool(self, x: Any, kernel: Triple) -> Any:
+        return opset.avg_pool(x, list(kernel), [0, 0, 0], [0, 0, 0], list(kernel), True)
+
+    def halve(self, x: Any) -> Any:
+        return opset.multiply(x, opset.constant(np.float32(0.5)))
 
     def upsample(self, x: Any, factors: Triple) -> Any:
         return opset.interpolate(
@@ -60,7 +80,7 @@ class OpenVinoNetwork:
     One graph is compiled per input shape: static shapes are faster and need less memory than a dynamic one.
     """
 
-    def __init__(self, spec: NetSpec, params: Mapping[str, np.ndarray], threads: int | None = None) -> None:
+    def __init__(self, spec: Spec, params: Mapping[str, np.ndarray], threads: int | None = None) -> None:
         self.spec = spec
         self._params = dict(params)
         self._core = ov.Core()
@@ -73,7 +93,7 @@ class OpenVinoNetwork:
         request = self._request(x.shape)
         results = request.infer([np.ascontiguousarray(x, np.float32)], share_inputs=True)
         answers = list(results.values())
-        if self.spec.kind == "classifier":
+        if self.spec.heads:
             return dict(zip(self.spec.heads, answers, strict=True))
         return answers[0]
 
@@ -90,7 +110,7 @@ class OpenVinoNetwork:
     def _graph(self, shape: tuple[int, ...]) -> Any:
         source = opset.parameter(list(shape), np.float32, "image")
         constants = {name: opset.constant(value) for name, value in self._params.items()}
-        answer = forward(self.spec, OpenVinoOps(), constants, source)
+        answer = self.spec.forward(OpenVinoOps(), constants, source)
         return ov.Model(list(answer.values()) if isinstance(answer, dict) else [answer], [source], "spineps")
 
 
