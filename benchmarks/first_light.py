@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import venv
+from itertools import pairwise
 from pathlib import Path
 
 import nibabel as nib
@@ -58,7 +59,7 @@ def bodies_with_plates(semantic: np.ndarray, vertebrae: np.ndarray) -> np.ndarra
     """Each body with its own two endplates; 200 + v marks both plates beside the disc below v (published code)."""
     body = np.where(np.isin(semantic, (49, 50)), vertebrae, 0)
     order = [v for v in (*range(1, 20), 28, *range(20, 26)) if (body == v).any()]
-    below = dict(zip(order, order[1:], strict=False))
+    below = dict(pairwise(order))
     for v in order:
         plates = vertebrae == 200 + v
         body[plates & (semantic == 53)] = v
