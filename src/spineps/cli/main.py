@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from spineps.cli import flags
+from spineps.cli.models import models_app
 from spineps.cli.spelling import modern
 
 app = typer.Typer(
@@ -20,7 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models_app = typer.Typer(no_args_is_help=True, help="The models that can be asked for.")
 app.add_typer(models_app, name="models")
 
 
@@ -209,29 +209,6 @@ def phantom(
 
     for path in write_phantom(out, region, contrast, seed).values():
         typer.echo(path)
-
-
-@models_app.command("list")
-def models_list(as_json: flags.Json = False) -> None:
-    """All models, bundled and installed."""
-    from spineps.cli.report import print_json
-    from spineps.models.registry import available_models
-
-    rows = [
-        {
-            "name": entry.name,
-            "phase": entry.phase.name.lower(),
-            "origin": entry.origin if entry.runnable else f"{entry.origin}, cannot run here",
-            "modalities": " ".join(m.name for m in entry.config.modalities),
-            "log_name": entry.config.log_name,
-        }
-        for entry in available_models()
-    ]
-    if as_json:
-        print_json({"models": rows})
-        return
-    for row in rows:
-        typer.echo(f"{row['name']:<14} {row['phase']:<9} {row['origin']:<10} {row['log_name']}  [{row['modalities']}]")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

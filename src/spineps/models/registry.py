@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -162,6 +163,8 @@ def _by_name(name: str, phase: SpinepsPhase, use_cpu: bool, how: dict[str, objec
         entry = _published(alias, installed)
         if entry is None:
             entry = _entry(BUNDLED / alias.bundled, "bundled")
+            if alias.published:
+                _tell_how_to_install(name)
         return _build(name, entry, alias, use_cpu, how)
     for entry in installed:
         if entry.name == name:
@@ -187,6 +190,12 @@ def _build(name: str, entry: ModelEntry, alias: Alias | None, use_cpu: bool, how
     return _CLASSES[entry.phase](name, config, entry.folder, entry.origin, **how)  # type: ignore[arg-type]
 
 
+@cache
+def _tell_how_to_install(name: str) -> None:
+    """Once per name and process."""
+    logger.info("The bundled model answers to %r. For the published weights: spineps models install %s", name, name)
+
+
 def _published(alias: Alias, installed: list[ModelEntry]) -> ModelEntry | None:
     wanted = (alias.name, *alias.published)
     return next((e for e in installed if e.name in wanted and e.phase == alias.phase), None)
@@ -196,7 +205,9 @@ def _installed() -> list[ModelEntry]:
     folder = models_folder()
     if not folder.is_dir():
         return []
-    entries = [_entry_or_none(file.parent) for file in sorted(folder.rglob(CONFIG_FILE))]
+    # Hidden folders hold what is being installed at this moment.
+    files = [f for f in sorted(folder.rglob(CONFIG_FILE)) if not f.relative_to(folder).parts[0].startswith(".")]
+    entries = [_entry_or_none(file.parent) for file in files]
     return [entry for entry in entries if entry is not None]
 
 
