@@ -86,12 +86,14 @@ def random_view(rng: np.random.Generator, region: str = "any") -> View:
         "whole": (14.5, 16.5),
     }[region]
     draw = rng.random()
-    if draw < 0.72 or region == "whole":
+    if draw < 0.68 or region == "whole":
         p = rng.uniform(-8, 18)
-    elif draw < 0.9:
+    elif draw < 0.86:
         p = rng.uniform(-32, 38)
-    else:
+    elif draw < 0.94:
         p = rng.choice([-1, 1]) * rng.uniform(35, 80)
+    else:  # what a wide scan shows beside the spine: belly, or air behind the back
+        p = rng.choice([-1, 1]) * rng.uniform(80, 150)
     r = rng.uniform(-8, 8) if rng.random() < 0.8 else rng.uniform(-24, 24)
     return View(
         key=float(rng.uniform(low, high)),
