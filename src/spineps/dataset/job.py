@@ -64,44 +64,92 @@ class Outcome:
 
 def run_job(job: Job) -> Outcome:
     """Segment one scan and write its files, or use what is there already; errors come back as an outcome."""
-    start = time.perf_counter()
-    try:
-        outcome = _run(job)
-    except SpinepsError as error:
-        outcome = Outcome(error.code, error=error)
-    except MemoryError:
-        cure = "Use a machine with more memory, crop the scan, or set proc_inst_batch_size=1."
-        memory_error = OutOfMemoryError(f"{job.scan.path} needs more memory than there is.", cure)
-        outcome = Outcome(memory_error.code, error=memory_error)
-    if outcome.error is not None:
-        logger.error("%s: %s", job.scan.path.name, outcome.error)
-    return replace(outcome, seconds=time.perf_counter() - start)
+    run = JobRun(job)
+    run.read()
+    run.segment()
+    run.write()
+    return run.outcome
 
 
-def _run(job: Job) -> Outcome:
-    scan, models, paths = job.scan, job.models, job.paths
-    check_models(models.semantic, models.instance, models.labeling)
-    record: dict[str, Any] = {}
-    if job.image is not None:
-        volume, info, warnings = from_memory(job.image)
-        keys = stage_keys(job, info.sha256)
-    else:
-        keys = stage_keys(job, file_sha256(scan.path))
-        record = read_record(paths["out_prov"]) if job.save else {}
-        if _all_done(job, record, keys):
-            logger.info("%s is done already.", scan.path.name)
-            return Outcome(ErrCode.ALL_DONE, warnings=tuple(record.get("warnings", ())))
-        volume, info, warnings = read_image(scan.path)
-    if not job.ignore_compatibility:
-        for model in (models.semantic, models.labeling):
-            if model is not None:
-                check_input(model, scan, volume)
-    files = _Files(job, info, keys, record)
-    try:
+class JobRun:
+    """A job in three steps, so that one scan can be read and another written while a third is in the networks.
+
+    Attributes:
+        outcome: valid when :meth:`write` is over.
+        ended: nothing is left to do, because of an error or because all was done already.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.outcome = Outcome(ErrCode.UNKNOWN)
+        self.ended = False
+        self._files: _Files | None = None
+        self._volume: Volume | None = None
+        self._result: Segmentation | None = None
+        self._warnings: list[str] = []
+
+    def read(self) -> None:
+        """Find out whether something is to be done, and read the scan."""
+        self._step(self._read)
+
+    def segment(self) -> None:
+        """The networks; raw stages are written here, so that a killed run can go on from them."""
+        self._step(self._segment)
+
+    def write(self) -> None:
+        """Write the final files."""
+        self._step(self._write)
+        self._volume = None
+
+    def _step(self, work: Callable[[], None]) -> None:
+        if self.ended:
+            return
+        start, before, error = time.perf_counter(), self.outcome.seconds, None
+        try:
+            work()
+        except SpinepsError as found:
+            error = found
+        except MemoryError:
+            cure = "Use a machine with more memory, crop the scan, or set proc_inst_batch_size=1."
+            error = OutOfMemoryError(f"{self.job.scan.path} needs more memory than there is.", cure)
+        if error is not None:
+            logger.error("%s: %s", self.job.scan.path.name, error)
+            self._end(Outcome(error.code, error=error))
+            if self._files is not None:
+                self._files.withdraw()
+        self.outcome = replace(self.outcome, seconds=before + time.perf_counter() - start)
+
+    def _end(self, outcome: Outcome) -> None:
+        self.outcome, self.ended = outcome, True
+
+    def _read(self) -> None:
+        job, models = self.job, self.job.models
+        check_models(models.semantic, models.instance, models.labeling)
+        record: dict[str, Any] = {}
+        if job.image is not None:
+            self._volume, info, self._warnings = from_memory(job.image)
+            keys = stage_keys(job, info.sha256)
+        else:
+            keys = stage_keys(job, file_sha256(job.scan.path))
+            record = read_record(job.paths["out_prov"]) if job.save else {}
+            if _all_done(job, record, keys):
+                logger.info("%s is done already.", job.scan.path.name)
+                self._end(Outcome(ErrCode.ALL_DONE, warnings=tuple(record.get("warnings", ()))))
+                return
+            self._volume, info, self._warnings = read_image(job.scan.path)
+        if not job.ignore_compatibility:
+            for model in (models.semantic, models.labeling):
+                if model is not None:
+                    check_input(model, job.scan, self._volume)
+        self._files = _Files(job, info, keys, record)
+
+    def _segment(self) -> None:
+        job, files, volume = self.job, self._files, self._volume
+        assert files is not None and volume is not None
         semantic, instance = files.earlier()
-        result = segment_volume(
+        self._result = segment_volume(
             volume,
-            models,
+            job.models,
             effective_options(job, volume),
             job.progress,
             crop=_clamped(job.crop, volume),
@@ -110,16 +158,17 @@ def _run(job: Job) -> Outcome:
             done=files.keep,
             mend=None if job.mend is None else lambda mask: _mended(mask, job.mend),
         )
-        notes = [*warnings, *_notes(result, volume)]
+
+    def _write(self) -> None:
+        job, result, volume = self.job, self._result, self._volume
+        assert self._files is not None and result is not None and volume is not None
+        notes = [*self._warnings, *_notes(result, volume)]
         if job.progress is not None:
             job.progress("files", 0, 1)
-        files.finish(result, volume, notes)
-    except SpinepsError:
-        files.withdraw()
-        raise
-    for text in notes:
-        logger.warning("%s: %s", scan.path.name, text)
-    return Outcome(ErrCode.OK, result, tuple(notes))
+        self._files.finish(result, volume, notes)
+        for text in notes:
+            logger.warning("%s: %s", job.scan.path.name, text)
+        self._end(Outcome(ErrCode.OK, result, tuple(notes)))
 
 
 def stage_keys(job: Job, input_sha256: str) -> dict[str, str]:
