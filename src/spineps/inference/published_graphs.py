@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +21,9 @@ T = TypeVar("T")
 Shapes = dict[str, tuple[int, ...]]
 
 ONE: Triple = (1, 1, 1)
+TWO: Triple = (2, 2, 2)
+#: Groups of channels that the published U-Net normalises together.
+GROUPS = 8
 
 
 class _Json:
@@ -30,7 +33,7 @@ class _Json:
 
     def to_json(self) -> str:
         """One line of JSON from which :func:`spec_from_json` makes an equal description."""
-        return json.dumps({**asdict(self), "kind": self.kind}, sort_keys=True)  # type: ignore[call-overload]
+        return json.dumps(asdict(self))  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,208 @@ class NnUNetSpec(_Json):
         return ONE if k else self.strides[stage]
 
 
-_KINDS: dict[str, type[Any]] = {"nnunet": NnUNetSpec}
+@dataclass(frozen=True)
+class ResUNetSpec(_Json):
+    """The U-Net of published instance models: residual blocks with group norms, skips averaged.
+
+    Attributes:
+        in_channels: channels of the input: labels one-hot, or one channel.
+        classes: output channels.
+        dim: channels after the first convolution and before the last.
+        widths: channels of each level, finest first.
+    """
+
+    in_channels: int
+    classes: int
+    dim: int
+    widths: tuple[int, ...]
+    kind: str = field(default="resunet", init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", tuple(int(w) for w in self.widths))
+
+    @property
+    def heads(self) -> Mapping[str, int]:
+        """None: it answers per voxel."""
+        return {}
+
+    @property
+    def stride(self) -> Triple:
+        """Total stride."""
+        step = 2 ** (len(self.widths) - 1)
+        return step, step, step
+
+    def _ways(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """(in, out) of the levels on the way down, and on the way up."""
+        down = list(zip((self.dim, *self.widths[:-1]), self.widths, strict=True))
+        return down, [(n_out, n_in) for n_in, n_out in reversed(down)]
+
+    def parameter_shapes(self) -> Shapes:
+        """Name and shape of every parameter."""
+        shapes: Shapes = {}
+
+        def conv(name: str, n_in: int, n_out: int, size: int) -> None:
+            shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (n_out, n_in, size, size, size), (n_out,)
+
+        def block(name: str, n_in: int, n_out: int) -> None:
+            for k, n in ((1, n_in), (2, n_out)):
+                conv(f"{name}.block{k}.proj", n, n_out, 3)
+                shapes[f"{name}.block{k}.norm.weight"] = shapes[f"{name}.block{k}.norm.bias"] = (n_out,)
+            if n_in != n_out:
+                conv(f"{name}.res_conv", n_in, n_out, 1)
+
+        conv("init_conv", self.in_channels, self.dim, 7)
+        deepest = self.widths[-1]
+        for way, levels in zip(("downs", "ups"), self._ways(), strict=True):
+            for k, (n_in, n_out) in enumerate(levels):
+                block(f"{way}.{k}.0", n_in, n_out)
+                block(f"{way}.{k}.1", n_out, n_out)
+                if k < len(levels) - 1:
+                    conv(f"{way}.{k}.2", n_out, n_out, 4)
+        block("mid_block1", deepest, deepest)
+        block("mid_block2", deepest, deepest)
+        block("final_res_block", 2 * self.dim, self.dim)
+        conv("final_conv", self.dim, self.classes, 1)
+        return shapes
+
+    def forward(self, ops: Ops[T], params: Mapping[str, T], x: T) -> T:
+        """Logits (N, classes, X, Y, Z)."""
+
+        def conv(name: str, x: T, stride: Triple = ONE, padding: Triple | None = None) -> T:
+            return ops.conv(x, params[f"{name}.weight"], params[f"{name}.bias"], stride, padding)
+
+        def block(name: str, x: T) -> T:
+            y = x
+            for half in (f"{name}.block1", f"{name}.block2"):
+                norm = params[f"{half}.norm.weight"], params[f"{half}.norm.bias"]
+                y = ops.leaky_relu(ops.group_norm(conv(f"{half}.proj", y), *norm, GROUPS))
+            return ops.join(y, conv(f"{name}.res_conv", x) if f"{name}.res_conv.weight" in params else x, "add")
+
+        first = x = conv("init_conv", x)
+        skips: list[T] = []
+        last = len(self.widths) - 1
+        for k in range(last + 1):
+            x = block(f"downs.{k}.1", block(f"downs.{k}.0", x))
+            skips.append(x)
+            if k < last:
+                x = conv(f"downs.{k}.2", x, TWO, ONE)
+        x = block("mid_block2", block("mid_block1", x))
+        for k in range(last + 1):
+            x = ops.halve(ops.join(x, skips.pop(), "add"))
+            x = block(f"ups.{k}.1", block(f"ups.{k}.0", x))
+            if k < last:
+                x = ops.conv_transpose(x, params[f"ups.{k}.2.weight"], params[f"ups.{k}.2.bias"], TWO, ONE)
+        return conv("final_conv", block("final_res_block", ops.join(x, first, "concat")))
+
+
+@dataclass(frozen=True)
+class DenseNetSpec(_Json):
+    """The DenseNet classifier of published labelling models.
+
+    Attributes:
+        in_channels: channels of the input.
+        init_features: channels after the first convolution.
+        growth: channels that a dense layer adds.
+        bottleneck: channels inside a dense layer.
+        blocks: dense layers of each block.
+        heads: answers, name -> number of classes.
+        layers: per head, the numbers of its linear layers in the checkpoint; (-1,) is a head that is one layer.
+        hidden: per head, channels between its linear layers.
+        final_size: voxels of one vertebra's image.
+        ds_name: data set that it was trained on ("v4corpus" in it: vertebrae are turned upright first).
+        backbone: name in the checkpoint.
+    """
+
+    in_channels: int
+    init_features: int
+    growth: int
+    bottleneck: int
+    blocks: tuple[int, ...]
+    heads: Mapping[str, int]
+    layers: Mapping[str, tuple[int, ...]]
+    hidden: Mapping[str, tuple[int, ...]]
+    final_size: tuple[int, ...] = (152, 168, 32)
+    ds_name: str = ""
+    backbone: str = "DENSENET169"
+    kind: str = field(default="densenet", init=False)
+    classes: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("blocks", "final_size"):
+            object.__setattr__(self, name, tuple(int(v) for v in getattr(self, name)))
+        for name in ("layers", "hidden"):
+            object.__setattr__(self, name, {k: tuple(int(v) for v in row) for k, row in getattr(self, name).items()})
+        object.__setattr__(self, "heads", dict(self.heads))
+
+    @property
+    def stride(self) -> Triple:
+        """Any size will do; appended voxels would change the answer."""
+        return ONE
+
+    def parameter_shapes(self) -> Shapes:
+        """Name and shape of every parameter; norms are scales and shifts, or lie in the convolution before them."""
+        shapes: Shapes = {}
+
+        def conv(name: str, n_in: int, n_out: int, size: int, bias: bool = False) -> None:
+            shapes[f"{name}.weight"] = (n_out, n_in, size, size, size)
+            if bias:
+                shapes[f"{name}.bias"] = (n_out,)
+
+        def norm(name: str, n: int) -> None:
+            shapes[f"{name}.scale"] = shapes[f"{name}.shift"] = (n,)
+
+        n = self.init_features
+        conv("conv0", self.in_channels, n, 7, bias=True)
+        for b, count in enumerate(self.blocks, 1):
+            for k in range(1, count + 1):
+                layer = f"denseblock{b}.denselayer{k}.layers"
+                norm(f"{layer}.norm1", n)
+                conv(f"{layer}.conv1", n, self.bottleneck, 1, bias=True)
+                conv(f"{layer}.conv2", self.bottleneck, self.growth, 3)
+                n += self.growth
+            if b < len(self.blocks):
+                norm(f"transition{b}.norm", n)
+                conv(f"transition{b}.conv", n, n // 2, 1)
+                n //= 2
+        norm("norm5", n)
+        for head in self.heads:
+            sizes = (n, *self.hidden[head], self.heads[head])
+            for name, n_in, n_out in zip(self._linear(head), sizes, sizes[1:], strict=False):
+                shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (n_out, n_in), (n_out,)
+        return shapes
+
+    def forward(self, ops: Ops[T], params: Mapping[str, T], x: T) -> dict[str, T]:
+        """{head: logits (N, k)}."""
+
+        def relu(norm: str, x: T) -> T:
+            return ops.leaky_relu(ops.scale_shift(x, params[f"{norm}.scale"], params[f"{norm}.shift"]), 0.0)
+
+        x = ops.conv(x, params["conv0.weight"], params["conv0.bias"], TWO)
+        x = ops.max_pool(ops.leaky_relu(x, 0.0), (3, 3, 3), TWO, ONE)
+        for b, count in enumerate(self.blocks, 1):
+            for k in range(1, count + 1):
+                layer = f"denseblock{b}.denselayer{k}.layers"
+                y = relu(f"{layer}.norm1", x)
+                y = ops.conv(y, params[f"{layer}.conv1.weight"], params[f"{layer}.conv1.bias"], ONE)
+                y = ops.conv(ops.leaky_relu(y, 0.0), params[f"{layer}.conv2.weight"], None, ONE)
+                x = ops.join(x, y, "concat")
+            if b < len(self.blocks):
+                y = ops.conv(relu(f"transition{b}.norm", x), params[f"transition{b}.conv.weight"], None, ONE)
+                x = ops.average_pool(y, TWO)
+        pooled = ops.mean(relu("norm5", x))
+        answers = {}
+        for head in self.heads:
+            y = pooled
+            for k, name in enumerate(self._linear(head)):
+                y = ops.linear(ops.leaky_relu(y, 0.0) if k else y, params[f"{name}.weight"], params[f"{name}.bias"])
+            answers[head] = y
+        return answers
+
+    def _linear(self, head: str) -> list[str]:
+        return [f"classification_heads.{head}" + (f".{k}" if k >= 0 else "") for k in self.layers[head]]
+
+
+_KINDS: dict[str, type[Any]] = {"nnunet": NnUNetSpec, "resunet": ResUNetSpec, "densenet": DenseNetSpec}
 
 
 def spec_from_json(text: str) -> Spec:
@@ -172,6 +376,7 @@ def spec_from_json(text: str) -> Spec:
         values = json.loads(text)
         if values["kind"] not in _KINDS:
             return NetSpec.from_json(text)
-        return _KINDS[values.pop("kind")](**values)
+        kind = _KINDS[values.pop("kind")]
+        return kind(**{f.name: values.pop(f.name) for f in fields(kind) if f.init})
     except (TypeError, ValueError, KeyError) as error:
         raise ModelError(f"Network description cannot be read: {error}.", "Update spineps.") from error

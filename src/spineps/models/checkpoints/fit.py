@@ -9,8 +9,8 @@ import numpy as np
 
 from spineps.errors import ModelError
 
-#: What DistributedDataParallel, torch.compile and Lightning's averaging put before every name.
-WRAPPERS = ("module.", "_orig_mod.", "model_ema.")
+#: What DistributedDataParallel and torch.compile put before names.
+WRAPPERS = ("module.", "_orig_mod.")
 
 
 def unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:

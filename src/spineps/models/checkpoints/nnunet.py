@@ -194,12 +194,11 @@ def _parameters(state: Json, spec: NnUNetSpec, own: Json, path: Path) -> dict[st
         if name.endswith(".conv.bias") or (name.startswith("decoder.seg_layers.") and name not in shapes):
             continue
         kept[name] = value
+    # Networks may do without scales of norms and biases of convolutions: 1 and 0 say the same.
+    affine = (kwargs.get("norm_op_kwargs") or {"affine": True}).get("affine", False)
+    biased = kwargs.get("conv_bias", True)
     for name, shape in shapes.items():
-        plain_norm = ".norm." in name and not (kwargs.get("norm_op_kwargs") or {"affine": True}).get("affine", False)
-        no_bias = (
-            name.startswith("decoder.transpconvs.") and name.endswith("bias") and not kwargs.get("conv_bias", True)
-        )
-        if plain_norm or no_bias:
+        if (".norm." in name and not affine) or (name.endswith(".bias") and ".transpconvs." in name and not biased):
             kept.setdefault(name, np.full(shape, float(name.endswith("norm.weight")), np.float32))
     return fitted(kept, shapes, path)
 
