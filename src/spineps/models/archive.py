@@ -74,8 +74,6 @@ def unpack(path: Path, root: PurePosixPath, into: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _write(archive, info, target)
         except OSError as error:
-            if error.errno is None:  # bz2 reports damage this way
-                raise
             raise output_error(into, error) from error
 
 
@@ -126,8 +124,6 @@ def _opened(path: Path, called: str) -> Iterator[zipfile.ZipFile]:
     except NotImplementedError as error:
         raise ModelError(f"{called} cannot be read ({error}).", "Unpack it yourself, and give the folder.") from error
     except OSError as error:
-        if error.errno is None:
-            raise ModelError(f"{called} is damaged ({error}).", "Fetch it again.") from error
         raise ModelError(f"{path} cannot be read ({error.strerror}).", "Check its permissions.") from error
 
 
@@ -177,8 +173,8 @@ def _safe(info: zipfile.ZipInfo, called: str) -> PurePosixPath:
 
 def _write(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
     written = 0
-    with archive.open(info) as source, target.open("xb") as out:
-        while block := source.read(BLOCK):
+    with target.open("xb") as out:
+        for block in _blocks(archive, info):
             written += len(block)
             if written > info.file_size:
                 raise zipfile.BadZipFile(f"{info.filename} holds more than it declares")
@@ -187,3 +183,13 @@ def _write(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> Non
         os.fsync(out.fileno())
     if written != info.file_size:
         raise zipfile.BadZipFile(f"{info.filename} holds less than it declares")
+
+
+def _blocks(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
+    """The content; reading beyond the archive's end, or bad bzip2 data, is an OSError that is no fault of the disk."""
+    try:
+        with archive.open(info) as source:
+            while block := source.read(BLOCK):
+                yield block
+    except OSError as error:
+        raise zipfile.BadZipFile(str(error)) from error
