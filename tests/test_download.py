@@ -80,6 +80,13 @@ def test_the_part_of_another_address_is_thrown_away(server: Server, part: Path) 
     assert part.read_bytes() == CONTENT[::-1] and server.seen[-1][1] is None
 
 
+def test_a_server_that_ignores_if_range_is_found_out(server: Server, part: Path) -> None:
+    server.if_range, server.faults = False, ["swap"]
+    fetch(server.url("/a.zip", CONTENT), part, QUICK)
+    assert part.read_bytes() == CONTENT[::-1]
+    assert [asked for _, asked, _ in server.seen] == [None, f"bytes={HALF}-", None]
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_file_that_changes_between_the_halves_is_never_mixed(server: Server, part: Path, ranges: bool) -> None:
     server.ranges, server.faults = ranges, ["swap"]
