@@ -13,17 +13,25 @@ import numpy as np
 
 from spineps.errors import OptionError
 from spineps.inference.network import Spec, load_weights
+from spineps.models.config import InferenceConfig, read_config
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "weights.npz"
 ENGINES = ("auto", "openvino", "torch")
+PRECISIONS = (None, "f32", "bf16")
 
 
 class Network(Protocol):
-    """A network ready to run."""
+    """A network ready to run.
+
+    Attributes:
+        spec: its description.
+        device_name: what it really runs on, for people, such as ``"CPU (OpenVINO 2026.4, 2 threads, f32)"``.
+    """
 
     spec: Spec
+    device_name: str
 
     def __call__(self, x: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
         """Float32 (N, C, X, Y, Z) to logits (N, K, X, Y, Z), or {head: logits (N, k)} for a classifier.
@@ -32,35 +40,73 @@ class Network(Protocol):
         """
 
 
-def load_network(folder: Path, engine: str = "auto", device: str | None = None, threads: int | None = None) -> Network:
+def load_network(
+    folder: Path,
+    engine: str = "auto",
+    device: str | None = None,
+    threads: int | None = None,
+    fold: str | int | None = None,
+    precision: str | None = None,
+) -> Network:
     """The network stored in ``folder``.
 
     Args:
-        folder: holds ``weights.npz``.
+        folder: holds ``weights.npz``, or a published model's ``inference_config.json`` and checkpoint.
         engine: ``"openvino"`` (CPU), ``"torch"``, or ``"auto"``: torch when it is installed and finds a GPU or a
             torch device is asked for, else OpenVINO.
         device: torch device such as ``"cuda"``, ``"mps"`` or ``"cpu"``; None takes the best.
         threads: CPU threads; None takes ``OMP_NUM_THREADS``, else all cores.
+        fold: of an nnU-Net; None takes the config's first.
+        precision: of the arithmetic, ``"f32"`` (None means that) or ``"bf16"``, faster where the machine has it.
 
     Raises:
-        OptionError: unknown engine, or torch wanted but not installed.
+        OptionError: unknown engine or precision, or torch wanted but not installed.
         ModelError: weights missing or damaged.
     """
     if engine not in ENGINES:
         raise OptionError(f"Unknown engine {engine!r}.", f"Choose one of {', '.join(ENGINES)}.")
-    spec, params = load_weights(folder / WEIGHTS_FILE)
+    if precision not in PRECISIONS:
+        raise OptionError(f"Unknown precision {precision!r}.", "Choose f32 or bf16.")
     if engine == "auto":
         engine = "torch" if _gpu_wanted(device) else "openvino"
-    logger.debug("%s runs on %s", folder.name, engine)
     if engine == "torch":
-        if importlib.util.find_spec("torch") is None:
-            raise OptionError("The torch engine is not installed.", "Run: pip install 'spineps[torch]'")
-        from spineps.inference.torch_engine import TorchNetwork
+        network = _torch(folder, device, threads, fold, precision)
+    else:
+        network = _openvino(folder, threads, fold, precision)
+    logger.info("%s runs on %s", folder.name, network.device_name)
+    return network
 
-        return TorchNetwork(spec, params, device, threads)
+
+def _torch(
+    folder: Path, device: str | None, threads: int | None, fold: str | int | None, precision: str | None
+) -> Network:
+    if importlib.util.find_spec("torch") is None:
+        raise OptionError("The torch engine is not installed.", "Run: pip install 'spineps[torch]'")
+    from spineps.inference.torch_engine import TorchNetwork
+
+    if (config := _published(folder)) is None:
+        return TorchNetwork(*load_weights(folder / WEIGHTS_FILE), device, threads, precision)
+    from spineps.models.checkpoints import read_published
+
+    return TorchNetwork(*read_published(folder, config, fold), device, threads, precision)
+
+
+def _openvino(folder: Path, threads: int | None, fold: str | int | None, precision: str | None) -> Network:
     from spineps.inference.openvino_engine import OpenVinoNetwork
 
-    return OpenVinoNetwork(spec, params, threads)
+    if (config := _published(folder)) is None:
+        return OpenVinoNetwork(*load_weights(folder / WEIGHTS_FILE), threads, precision)
+    from spineps.inference.graph_cache import published_graph
+
+    return OpenVinoNetwork(*published_graph(folder, config, fold), threads, precision)
+
+
+def _published(folder: Path) -> InferenceConfig | None:
+    """The config of a model whose network is a published checkpoint."""
+    if (folder / WEIGHTS_FILE).is_file():
+        return None
+    config = read_config(folder)
+    return config if config.published else None
 
 
 def _gpu_wanted(device: str | None) -> bool:

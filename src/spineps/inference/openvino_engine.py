@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ import openvino as ov
 from openvino import opset13 as opset
 
 from spineps.inference.network import NEGATIVE_SLOPE, NORM_EPSILON, Spec, Triple
+
+logger = logging.getLogger(__name__)
 
 #: Compiled networks kept per input shape; a scan needs one, a batch of odd scans a few.
 SHAPES_KEPT = 4
@@ -80,13 +84,29 @@ class OpenVinoNetwork:
     One graph is compiled per input shape: static shapes are faster and need less memory than a dynamic one.
     """
 
-    def __init__(self, spec: Spec, params: Mapping[str, np.ndarray], threads: int | None = None) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        source: Mapping[str, np.ndarray] | Path,
+        threads: int | None = None,
+        precision: str | None = None,
+    ) -> None:
+        """Args: ``source`` is parameters by name or a file of :func:`save_graph`; ``precision`` "f32" or "bf16"."""
         self.spec = spec
-        self._params = dict(params)
+        self._source = source
         self._core = ov.Core()
-        self._config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            logger.warning("This processor has no bfloat16: float32 is used.")
+            precision = None
+        self._config: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": precision or "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+        }
         if count := threads or _threads_from_environment():
             self._config["INFERENCE_NUM_THREADS"] = count
+        used = f"{count} thread{'s' if count > 1 else ''}" if count else "all cores"
+        version = ".".join(ov.__version__.split(".")[:2])
+        self.device_name = f"CPU (OpenVINO {version}, {used}, {precision or 'f32'})"
         self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 
     def __call__(self, x: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
@@ -108,10 +128,24 @@ class OpenVinoNetwork:
         return self._compiled[shape]
 
     def _graph(self, shape: tuple[int, ...]) -> Any:
-        source = opset.parameter(list(shape), np.float32, "image")
-        constants = {name: opset.constant(value) for name, value in self._params.items()}
-        answer = self.spec.forward(OpenVinoOps(), constants, source)
-        return ov.Model(list(answer.values()) if isinstance(answer, dict) else [answer], [source], "spineps")
+        if isinstance(self._source, Path):
+            # The weights stay in the file and are mapped, not read.
+            graph = self._core.read_model(self._source)
+            graph.reshape(list(shape))
+            return graph
+        return _graph(self.spec, self._source, shape)
+
+
+def save_graph(spec: Spec, params: Mapping[str, np.ndarray], file: Path) -> None:
+    """The network as OpenVINO's pair of files (``file`` is the .xml), float32, for any number and size of images."""
+    ov.save_model(_graph(spec, params, (-1, spec.in_channels, -1, -1, -1)), file, compress_to_fp16=False)
+
+
+def _graph(spec: Spec, params: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> Any:
+    source = opset.parameter(list(shape), np.float32, "image")
+    constants = {name: opset.constant(value) for name, value in params.items()}
+    answer = spec.forward(OpenVinoOps(), constants, source)
+    return ov.Model(list(answer.values()) if isinstance(answer, dict) else [answer], [source], "spineps")
 
 
 def _per_channel(node: Any) -> Any:

@@ -82,14 +82,17 @@ class TorchNetwork:
         params: Mapping[str, np.ndarray],
         device: str | None = None,
         threads: int | None = None,
-        half: bool = False,
+        precision: str | None = None,
     ) -> None:
         if threads:
             torch.set_num_threads(threads)
         self.spec = spec
         self.device = torch.device(device or best_device())
-        self._half = half and self.device.type == "cuda"
-        self._params = {name: torch.from_numpy(np.ascontiguousarray(p)).to(self.device) for name, p in params.items()}
+        self._half = precision == "bf16"
+        machine = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type.upper()
+        version = ".".join(torch.__version__.split(".")[:2])
+        self.device_name = f"{machine} (torch {version}, {precision or 'f32'})"
+        self._params = {name: torch.tensor(p, device=self.device) for name, p in params.items()}
 
     @torch.inference_mode()
     def __call__(self, x: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
