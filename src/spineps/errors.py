@@ -26,6 +26,8 @@ class ErrCode(Enum):
     MODEL = 12
     OPTIONS = 13
     MEMORY = 14
+    TIMEOUT = 15
+    CRASHED = 16
 
     def __eq__(self, other: object) -> bool:
         """Equal to itself and, as in the published system, to a string holding its name."""

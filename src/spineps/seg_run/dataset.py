@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from spineps.dataset.find import Pair, find_scans
-from spineps.dataset.job import Job, Outcome, run_job
+from spineps.dataset import ledger as book
+from spineps.dataset.find import Pair, find_scans, listed_scans
 from spineps.dataset.logbook import log_file, talking
-from spineps.errors import ErrCode, SpinepsError
+from spineps.dataset.memory import BASE_BYTES, available_bytes, cores, gpus
+from spineps.dataset.plan import Plan, Resume, make_plan, parse_shard
+from spineps.dataset.pool import LocalPool
+from spineps.dataset.schedule import Interrupted, Pool, Stop, run
+from spineps.dataset.worker import Setup, Task
+from spineps.errors import ErrCode, OptionError
 from spineps.models.enums import Acquisition, Modality
 from spineps.options import options_from_keywords
-from spineps.outputs.paths import DERIVATIVE_NAME, Scan, output_paths
+from spineps.outputs.paths import DERIVATIVE_NAME, Scan
 from spineps.pipeline import Models, Progress
 from spineps.seg_run.keywords import OPTION_KEYWORDS, overrides
 
@@ -22,12 +30,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+M = TypeVar("M")
+
 
 def process_dataset(
     dataset_path: str | Path,
-    model_instance: InstanceModel | None = None,
+    model_instance: InstanceModel | Sequence[InstanceModel] | None = None,
     model_semantic: SemanticModel | Sequence[SemanticModel] | None = None,
-    model_labeling: LabelingModel | None = None,
+    model_labeling: LabelingModel | Sequence[LabelingModel] | None = None,
     rawdata_name: str = "rawdata",
     derivative_name: str = DERIVATIVE_NAME,
     modalities: Sequence[tuple[Modality, Acquisition]] | tuple[Modality, Acquisition] = (
@@ -71,16 +81,34 @@ def process_dataset(
     save_raw: bool = True,
     save_uncertainty: bool = False,
     progress: Callable[[Scan, int, int], Progress | None] | None = None,
+    landmarks: bool = False,
+    scan_list: str | Path | None = None,
+    participant_label: Collection[str] = (),
+    session_label: Collection[str] = (),
+    resume: bool = True,
+    retry_failed: bool = False,
+    verify: bool = False,
+    workers: int | str | None = None,
+    threads: int | None = None,
+    timeout: float | None = None,
+    shard: str | None = None,
+    client: Any = None,
+    scheduler: str | None = None,
+    slurm: str | None = None,
+    review: Callable[[Plan], bool] | None = None,
+    listener: Callable[[book.Entry], None] | None = None,
 ) -> dict[str, Any]:
-    """Segment every scan of a data set, one after the other; a scan that fails never ends the run.
+    """Segment every scan of a data set; a scan that fails never ends the run.
 
-    Arguments that are not listed mean the same as in :func:`process_img_nii`.
+    What became of each scan stands in the ledger, ``<derivatives>/spineps_ledger``; see
+    :func:`spineps.dataset.ledger.read`.  Arguments that are not listed mean the same as in :func:`process_img_nii`.
+    A script that uses ``workers`` must guard its call with ``if __name__ == "__main__":``.
 
     Args:
         dataset_path: its folder.
-        model_instance: None takes ``instance``.
-        model_semantic: one for all pairs, or one per pair; None takes the bundled one for each modality.
-        model_labeling: None numbers the vertebrae from the top.
+        model_instance: one for all pairs, or one per pair; None takes ``instance`` (``ct_instance`` for CT).
+        model_semantic: likewise; None takes a matching one for each modality.
+        model_labeling: likewise; None numbers the vertebrae from the top.
         rawdata_name: folder of the scans below ``dataset_path``; ``"."`` for itself.
         modalities: (modality, plane) pairs to process.
         save_log_data: write ``<dataset>/logs/...log``.
@@ -89,7 +117,24 @@ def process_dataset(
         ignore_model_compatibility: use models for pairs that they were not made for.
         ignore_inference_compatibility: likewise for single scans.
         ignore_bids_filter: take every NIfTI file.
-        progress: called with (scan, number from 1, count); returns the ``progress`` for that scan.
+        progress: called with (scan, number from 1, count); returns the ``progress`` for that scan.  Not in workers.
+        landmarks: without ``model_labeling``, name by what the masks show.
+        scan_list: tab-separated table with a column ``path``, instead of a search in ``rawdata_name``.
+        participant_label: only these subjects, with or without ``sub-``.
+        session_label: only these sessions, with or without ``ses-``.
+        resume: leave alone what is done; otherwise everything is done again.
+        retry_failed: try again what has failed with these settings, models and this very file.
+        verify: trust hashes of all files instead of their sizes and times.
+        workers: processes on this machine; ``"auto"``: one per GPU, else as many as memory and cores allow; None works
+            in this process.
+        threads: CPU threads of each worker; None divides the cores.
+        timeout: seconds for one scan; works in a worker process then.
+        shard: ``"k/N"``: only the k-th of N parts.
+        client: ``distributed.Client`` of a Dask cluster whose workers do the scans.
+        scheduler: address or file of a Dask scheduler.
+        slurm: ``"partition=...,time=...,jobs=..."``: submit Dask workers to Slurm.
+        review: called with the plan before anything is done; the run ends there when it returns False.
+        listener: called with the ledger's entry of every scan that has ended.
 
     Returns:
         ``{"seen", "processed", "already_done", "failed", "failures": [(ErrCode, path)]}``.
@@ -98,53 +143,146 @@ def process_dataset(
         ValueError: models and pairs do not fit.
         InputNotFoundError: no such folder.
         OptionError: an option has an impossible value.
+        KeyboardInterrupt: the run was ended by Ctrl-C or SIGTERM; call again to go on.
     """
     given = dict(locals())
+    dataset = Path(dataset_path).absolute()
+    pairs: list[Pair] = [modalities] if isinstance(modalities[0], Modality) else list(modalities)  # type: ignore
+    keywords = {"proc_pad_size": pad_size} | {key: given[key] for key in OPTION_KEYWORDS if key in given}
+    part = parse_shard(shard) if shard else None
+    how = Resume(resume, retry_failed, verify)
+    if scan_list is None:
+        found = find_scans(dataset, pairs, rawdata_name, ignore_bids_filter, participant_label, session_label)
+    else:
+        found = listed_scans(Path(scan_list), dataset, pairs, rawdata_name)
+    setup = Setup(
+        dataset,
+        tuple(pairs),
+        _models(model_semantic, model_instance, model_labeling, landmarks, pairs, ignore_model_compatibility),
+        options_from_keywords(**keywords),
+        keywords,
+        derivative_name,
+        dataset / "snaps_seg" if snapshot_copy_folder is True else _folder(snapshot_copy_folder),
+        overrides(override_semantic or not resume, override_instance, override_postpair, override_ctd),
+        ignore_inference_compatibility,
+        timeout,
+    )
+    plan = make_plan(found, setup, how, part)
+    tally = _Tally(plan, dataset)
+    if review is not None and not review(plan):
+        return tally.answer()
+    number = count(1)
+
+    def tell(task: Task) -> Progress | None:
+        return progress(task.scan, next(number), len(plan.todo)) if progress else None
+
+    with talking(verbose), log_file(dataset if save_log_data else None), Stop() as stop:
+        logger.info("%d scans found in %s, %d to be done", plan.seen, dataset, len(plan.todo))
+        pool = _pool(setup, plan, client, scheduler, slurm, workers, threads)
+        try:
+            with closing(run(plan, setup, how, stop, pool, tell)) as entries:
+                for entry in entries:
+                    tally.add(entry)
+                    logger.info("%s: %s %s, %.1f s", entry.scan, entry.status, entry.code, entry.seconds)
+                    if listener is not None:
+                        listener(entry)
+        finally:
+            if pool is not None:
+                pool.close()
+        if stop.asked:
+            raise Interrupted(stop.signal)
+    return tally.answer()
+
+
+class _Tally:
+    """What the run has come to."""
+
+    def __init__(self, plan: Plan, dataset: Path) -> None:
+        self.seen, self.dataset = plan.seen, dataset
+        self.processed, self.already_done = 0, len(plan.finished)
+        self.failures = [self._failure(entry) for entry in plan.failed]
+
+    def add(self, entry: book.Entry) -> None:
+        self.processed += entry.code == ErrCode.OK.name
+        self.already_done += entry.code == ErrCode.ALL_DONE.name
+        if entry.status in (book.FAILED, book.CRASHED):
+            self.failures.append(self._failure(entry))
+
+    def answer(self) -> dict[str, Any]:
+        """The documented dictionary."""
+        return {
+            "seen": self.seen,
+            "processed": self.processed,
+            "already_done": self.already_done,
+            "failed": len(self.failures),
+            "failures": self.failures,
+        }
+
+    def _failure(self, entry: book.Entry) -> tuple[ErrCode, Path]:
+        return ErrCode[entry.code], self.dataset / entry.scan
+
+
+def _pool(
+    setup: Setup,
+    plan: Plan,
+    client: Any,
+    scheduler: str | None,
+    slurm: str | None,
+    workers: int | str | None,
+    threads: int | None,
+) -> Pool | None:
+    """Where the scans are done; None for this process."""
+    if not plan.todo and not plan.claimed:
+        return None
+    if client is not None or scheduler or slurm:
+        from spineps.dataset import cluster
+
+        if slurm:
+            return cluster.slurm_pool(cluster.parse_slurm(slurm), setup.ledger / "logs")
+        return cluster.DaskPool(client, threads) if client is not None else cluster.connected(str(scheduler))
+    wanted = [getattr(models.semantic, "device", "cpu") for models in setup.models]
+    use_gpus = "cpu" not in wanted and bool(gpus()) and importlib.util.find_spec("torch") is not None
+    if workers == "auto":
+        fit = max(int((available_bytes() or BASE_BYTES) / (1.5 * BASE_BYTES)), 1)
+        workers = len(gpus()) if use_gpus else min(max(cores() // 2, 1), fit)
+    if isinstance(workers, str) or (workers or 0) < 0:
+        raise OptionError(f"workers is {workers!r}.", "Give a number from 1, or 'auto'.")
+    size = workers or (1 if setup.timeout else 0)
+    return LocalPool(min(size, max(plan.seen, 1)), threads, use_gpus) if size else None
+
+
+def _models(
+    semantic: SemanticModel | Sequence[SemanticModel] | None,
+    instance: InstanceModel | Sequence[InstanceModel] | None,
+    labeling: LabelingModel | Sequence[LabelingModel] | None,
+    landmarks: bool,
+    pairs: Sequence[Pair],
+    ignore_compatibility: bool,
+) -> tuple[Models, ...]:
+    """The models of each pair."""
     from spineps.models.registry import get_instance_model
 
-    dataset = Path(dataset_path)
-    pairs: list[Pair] = [modalities] if isinstance(modalities[0], Modality) else list(modalities)  # type: ignore
-    semantic = _one_per_pair(model_semantic, pairs, ignore_model_compatibility)
-    keywords = {"proc_pad_size": pad_size} | {key: given[key] for key in OPTION_KEYWORDS if key in given}
-    options = options_from_keywords(**keywords)
-    snapshots = dataset / "snaps_seg" if snapshot_copy_folder is True else snapshot_copy_folder or None
-    scans = find_scans(dataset, pairs, rawdata_name, ignore_bids_filter)
-    instance = model_instance or get_instance_model()
-    outcomes: list[tuple[ErrCode, Path]] = []
-    with talking(verbose), log_file(dataset if save_log_data else None):
-        logger.info("%d scans found in %s", len(scans), dataset)
-        for number, (scan, pair) in enumerate(scans, 1):
-            job = Job(
-                scan,
-                Models(semantic[pairs.index(pair)], instance, model_labeling),
-                options,
-                output_paths(scan, derivative_name, snapshots),
-                keywords,
-                None,
-                overrides(override_semantic, override_instance, override_postpair, override_ctd),
-                ignore_inference_compatibility,
-                progress=progress(scan, number, len(scans)) if progress else None,
-            )
-            outcome = _survive(job)
-            outcomes.append((outcome.code, scan.path))
-            logger.info("%d/%d %s: %s, %.1f s", number, len(scans), scan.path.name, outcome.code.name, outcome.seconds)
-    codes = [code for code, _ in outcomes]
-    return {
-        "seen": len(scans),
-        "processed": codes.count(ErrCode.OK),
-        "already_done": codes.count(ErrCode.ALL_DONE),
-        "failed": sum(code.exit_code != 0 for code in codes),
-        "failures": [(code, path) for code, path in outcomes if code.exit_code],
-    }
+    semantics = _one_per_pair(semantic, pairs, ignore_compatibility)
+    if instance is None:
+        by_name = {name: get_instance_model(name) for name in {_instance_name(pair) for pair in pairs}}
+        instance = [by_name[_instance_name(pair)] for pair in pairs]
+    sets = zip(semantics, _spread(instance, pairs), _spread(labeling, pairs), strict=True)
+    return tuple(Models(s, i, n, landmarks and n is None) for s, i, n in sets)
 
 
-def _survive(job: Job) -> Outcome:
-    """``run_job`` that turns even a programming error into an outcome: the other scans must not pay for it."""
-    try:
-        return run_job(job)
-    except Exception as error:
-        logger.exception("%s: unexpected error; please report it.", job.scan.path.name)
-        return Outcome(ErrCode.UNKNOWN, error=SpinepsError(f"{type(error).__name__}: {error}", "Please report it."))
+def _folder(given: str | Path | bool | None) -> Path | None:
+    return Path(given).absolute() if isinstance(given, (str, Path)) and str(given) else None
+
+
+def _instance_name(pair: Pair) -> str:
+    return "ct_instance" if pair[0] == Modality.CT else "instance"
+
+
+def _spread(models: M | Sequence[M], pairs: Sequence[Pair]) -> list[M]:
+    chosen: list[Any] = list(models) if isinstance(models, (list, tuple)) else [models] * len(pairs)
+    if len(chosen) != len(pairs):
+        raise ValueError(f"{len(chosen)} models for {len(pairs)} pairs: give one, or one for each pair.")
+    return chosen
 
 
 def _one_per_pair(
@@ -156,7 +294,8 @@ def _one_per_pair(
 
     if models is None:
         names = {Modality.CT: "ct", Modality.T1w: "t1w", Modality.Vibe: "vibe"}
-        return [get_semantic_model(names.get(modality, "t2w")) for modality, _ in pairs]
+        by_name = {name: get_semantic_model(name) for name in {names.get(m, "t2w") for m, _ in pairs}}
+        return [by_name[names.get(modality, "t2w")] for modality, _ in pairs]
     chosen: list[Any] = list(models) if isinstance(models, (list, tuple)) else [models] * len(pairs)
     if len(chosen) != len(pairs):
         raise ValueError(f"{len(chosen)} semantic models for {len(pairs)} pairs: give one, or one for each pair.")
