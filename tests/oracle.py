@@ -19,6 +19,7 @@ def instance_config(**changes: Any) -> Any:
     """The fields of an ``InferenceConfig`` that the instance phase reads."""
     zoom = changes.pop("zoom", (1.5, 1.5, 3.0))
     values = {
+        "published": False,
         "orientation": "PIR",
         "zoom_min": zoom,
         "cutout_size": (120, 80, 48),

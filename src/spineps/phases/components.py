@@ -169,7 +169,8 @@ def fill_holes(array: np.ndarray, labels: Iterable[int] | None = None) -> np.nda
         if label not in found:
             continue
         part = out[found[label]]
-        filled = fill_voids.fill(np.ascontiguousarray(part == label), in_place=False)
+        # Padded: fill_voids 2.1 takes a lone background voxel on an edge of the array for a hole.
+        filled = fill_voids.fill(np.pad(part == label, 1), in_place=True)[1:-1, 1:-1, 1:-1]
         part[filled & (part == 0)] = label
     return out
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from spineps.anatomy import VERTEBRA_PARTS
+from spineps.anatomy import CORPUS, VERTEBRA_PARTS
 from spineps.errors import EmptyError
 from spineps.options import InstanceOptions
 from spineps.phases.components import (
@@ -24,7 +24,8 @@ from spineps.phases.components import (
     relabel,
     remove_small,
 )
-from spineps.phases.corpus import Bodies, find_bodies
+from spineps.phases.corpus import find_bodies
+from spineps.phases.published_bodies import published_centres
 from spineps.phases.reconcile import bring_back, one_instance_per_body
 from spineps.phases.vote import Answer, vote
 from spineps.volume import Box, Grid, Volume, bounding_box, mm3_to_voxels, mm_to_voxels
@@ -36,8 +37,8 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
-#: mm3 of one voxel of the published models, in which their thresholds are given.
-REFERENCE_VOLUME = 0.75 * 0.75 * 1.65
+#: No threshold for bodies or vertebrae is smaller: 40 voxels of the published models (0.75 x 0.75 x 1.65 mm).
+LEAST_MM3 = 40 * 0.75 * 0.75 * 1.65
 #: Margin around the mask, mm (published).
 MARGIN = 3.75
 
@@ -67,55 +68,81 @@ def predict_instances(
         progress: called with (cutouts done, cutouts in all).
 
     Returns:
-        uint16 ids 1..n, from caudal to cranial, on the grid of ``semantic`` turned to PIR at the model's voxel size.
+        uint16 ids 1..n on the grid of ``semantic`` turned to PIR at the model's voxel size; from caudal to cranial, or
+        with published models in order of agreement.
 
     Raises:
-        EmptyError: the mask holds no vertebral body.
+        EmptyError: the mask holds no vertebral body, or a published model found no vertebra.
     """
     config = model.config
     turned = semantic.reoriented(config.orientation)
     working = turned.rescaled(config.target_zoom(turned.zoom), order=0).reoriented("PIR")
-    box = bounding_box(working.array, mm_to_voxels(MARGIN, working.zoom))
+    margin = int(MARGIN / min(working.zoom)) if config.published else mm_to_voxels(MARGIN, working.zoom)
+    box = bounding_box(working.array, margin)
     out = np.zeros(working.shape, np.uint16)
     if box is None:
         raise EmptyError("The semantic mask is empty.", "Check that the image shows a spine.")
-    cropped = working.cropped(box)
-    sem, zoom = cropped.array, cropped.zoom
+    separate = _as_published if config.published else _one_per_body
+    out[box] = separate(working.cropped(box), model, options, progress)
+    return Volume(out, working.affine)
+
+
+def _as_published(
+    semantic: Volume, model: InstanceNetwork, options: InstanceOptions, progress: Progress | None
+) -> np.ndarray:
+    """The rules of 2.1.3 without its two ways to fail (an empty couple, a network that is fed zeros)."""
+    sem, zoom, config = semantic.array, semantic.zoom, model.config
+    smallest_body = _threshold(config.corpus_size_cleaning, config, zoom) if options.corpus_clean else 0
+    solve = options.detect_and_solve_merged_corpi
+    has_body = bool((sem == CORPUS).any())
+    centres = published_centres(sem, smallest_body, solve, zoom[1]) if has_body else np.zeros((0, 3))
+    if not len(centres):
+        raise _no_body()
+    inst = _cleaned(vote(ask(semantic, centres, model, options, progress), sem.shape), config, zoom, options)
+    ids = np.flatnonzero(np.bincount(inst.ravel())[1:]) + 1
+    if not len(ids):
+        raise EmptyError(
+            f"The instance model found no vertebra around {len(centres)} bodies.", "Choose another instance model."
+        )
+    return relabel(inst, {old: new for new, old in enumerate(ids.tolist(), 1)})
+
+
+def _one_per_body(
+    semantic: Volume, model: InstanceNetwork, options: InstanceOptions, progress: Progress | None
+) -> np.ndarray:
+    sem, zoom, config = semantic.array, semantic.zoom, model.config
     bodies = find_bodies(
         sem,
         zoom,
-        minimum=_threshold(config.corpus_size_cleaning, config, zoom, 40),
+        minimum=_threshold(config.corpus_size_cleaning, config, zoom),
         clean=options.corpus_clean,
         solve_merged=options.detect_and_solve_merged_corpi,
     )
     if not len(bodies.centres):
-        raise EmptyError("No vertebral body was found.", "Check that the image shows a spine and fits the model.")
-    answers = ask(cropped, bodies, model, options, progress)
-    voted = vote(answers, sem.shape)
-    inst = voted
+        raise _no_body()
+    voted = vote(ask(semantic, bodies.centres, model, options, progress), sem.shape)
+    return bring_back(sem, one_instance_per_body(sem, _cleaned(voted, config, zoom, options), bodies, zoom), voted)
+
+
+def _cleaned(inst: np.ndarray, config: InferenceConfig, zoom: Sequence[float], options: InstanceOptions) -> np.ndarray:
     if options.clean_small_cc_artifacts:
-        inst = remove_small(inst, _threshold(config.vert_size_threshold, config, zoom, 40), connectivity=6)
-    if options.fill_3d_holes:
-        inst = fill_holes(inst)
-    out[box] = bring_back(sem, one_instance_per_body(sem, inst, bodies, zoom), voted)
-    return Volume(out, working.affine)
+        inst = remove_small(inst, _threshold(config.vert_size_threshold, config, zoom), connectivity=6)
+    return fill_holes(inst) if options.fill_3d_holes else inst
 
 
 def ask(
     semantic: Volume,
-    bodies: Bodies,
+    centres: np.ndarray,
     model: InstanceNetwork,
     options: InstanceOptions,
     progress: Progress | None = None,
 ) -> list[Answer]:
-    """One cutout around every body, in batches through the network; answers placed in ``semantic`` (PIR)."""
+    """One cutout around every centre, in batches through the network; answers placed in ``semantic`` (PIR)."""
     config = model.config
     mapped = relabel(semantic.array, dict(config.mapping), keep_others=False).astype(np.uint8)
     size = Grid(config.cutout_size, semantic.grid.reoriented(config.orientation).affine).reoriented("PIR").shape
     known = mapped > 0
-    starts = [
-        [int(c) - n // 2 for c, n in zip(_centre_inside(known, centre), size, strict=True)] for centre in bodies.centres
-    ]
+    starts = [[int(c) - n // 2 for c, n in zip(_centre_inside(known, centre), size, strict=True)] for centre in centres]
     answers = []
     for first in range(0, len(starts), options.batch_size):
         batch = starts[first : first + options.batch_size]
@@ -184,10 +211,14 @@ def _nearest_of_neighbours(
     return label
 
 
-def _threshold(voxels_of_model: float, config: InferenceConfig, zoom: Sequence[float], least: float) -> int:
-    """Voxels at ``zoom``; config thresholds count voxels of the model's finest size; never under ``least`` mm3."""
+def _threshold(voxels_of_model: float, config: InferenceConfig, zoom: Sequence[float]) -> int:
+    """Voxels at ``zoom``; config thresholds count voxels of the model's finest size; never under LEAST_MM3."""
     volume = float(np.prod(config.zoom_min)) * voxels_of_model
-    return max(int(volume / float(np.prod(zoom))), mm3_to_voxels(least * REFERENCE_VOLUME, zoom))
+    return max(int(volume / float(np.prod(zoom))), mm3_to_voxels(LEAST_MM3, zoom))
+
+
+def _no_body() -> EmptyError:
+    return EmptyError("No vertebral body was found.", "Check that the image shows a spine and fits the model.")
 
 
 def _centre_inside(known: np.ndarray, centre: np.ndarray) -> np.ndarray:
@@ -207,8 +238,12 @@ def _cutout(array: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.
 
 
 def _placed(label: np.ndarray, start: Sequence[int], shape: Sequence[int]) -> Answer:
+    """The part of an answer that holds anything: cutouts are far larger than three vertebrae."""
     source, target = _overlap(start, label.shape, shape)
-    return Answer(source, label[target])
+    seen = label[target]
+    box = bounding_box(seen) or (slice(0, 0), slice(0, 0), slice(0, 0))
+    place = [slice(p.start + q.start, p.start + q.stop) for p, q in zip(source, box, strict=True)]
+    return Answer((place[0], place[1], place[2]), seen[box].copy())
 
 
 def _overlap(start: Sequence[int], size: Sequence[int], shape: Sequence[int]) -> tuple[Box, Box]:
