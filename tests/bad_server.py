@@ -23,6 +23,7 @@ class Server:
         self.faults: list[int | str | None] = []
         self.ranges = True
         self.if_range = True
+        self.weak = False
         self.validator: str | None = "ETag"
         self.length = True
         self.retry_after: str | None = None
@@ -57,7 +58,7 @@ def serving() -> Iterator[Server]:
                 self.answer(status, {"Content-Length": "0", "Retry-After": server.retry_after})
                 return
             body = server.files[self.path]
-            version = f'"{hashlib.sha256(body).hexdigest()[:8]}"'
+            version = f'{"W/" if server.weak else ""}"{hashlib.sha256(body).hexdigest()[:8]}"'
             if server.validator == "Last-Modified":
                 version = f"Mon, 01 Jan 2024 00:00:{len(body) % 60:02d} GMT"
             headers: dict[str, str | None] = {server.validator: version} if server.validator else {}

@@ -101,8 +101,9 @@ def test_a_server_without_ranges_starts_again(server: Server, part: Path) -> Non
     assert part.read_bytes() == CONTENT and server.seen[-1][2] == len(CONTENT)
 
 
-def test_without_a_version_nothing_is_taken_up(server: Server, part: Path) -> None:
-    server.validator, server.faults = None, ["swap"]
+@pytest.mark.parametrize("validator", [None, "ETag"])
+def test_without_a_sure_version_nothing_is_taken_up(server: Server, part: Path, validator: str | None) -> None:
+    server.validator, server.weak, server.faults = validator, True, ["swap"]
     fetch(server.url("/a.zip", CONTENT), part, QUICK)
     assert part.read_bytes() == CONTENT[::-1] and server.seen[-1][1] is None
 

@@ -285,7 +285,7 @@ def _read_state(part: Path, address: str) -> dict[str, Any] | None:
         fits = state["address"] == address and (state["validator"] or _size(part) == state["size"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return state if fits and (state["size"] or 0) >= _size(part) else None
+    return state if fits else None
 
 
 def _write_state(part: Path, state: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from hashlib import sha256 as sha256_of
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from spineps.errors import InputNotFoundError, ModelError, OptionError
+from spineps.errors import InputNotFoundError, ModelError, OptionError, UnreadableInputError
 from spineps.models import archive
 from spineps.models.config import CONFIG_FILE, read_config
 from spineps.models.download import OFFLINE_VARIABLE, DownloadError, Patience, Progress, discard, fetch, is_offline
@@ -84,6 +84,7 @@ def install(names: Sequence[str], source: str | None = None, how: How | None = N
         DownloadError: see :func:`spineps.models.download.fetch`; also when the network is forbidden.
         ModelError: what came is no model, is refused, or has changed.
         InputNotFoundError: ``source`` does not exist.
+        UnreadableInputError: ``source`` may not be read.
         OutputError: the models folder cannot be written.
     """
     how = how or How()
@@ -93,10 +94,13 @@ def install(names: Sequence[str], source: str | None = None, how: How | None = N
     if "://" in source:
         return _from_address(source, names, how)
     path = Path(source).expanduser()
-    if path.is_dir():
-        return _place_all(_in_folder(path.resolve()), names, path.resolve().name, None, how)
-    if path.is_file():
-        return _place_all(_in_archive(path, path.stem), names, path.name, sha256(path), how)
+    try:
+        if path.is_dir():
+            return _place_all(_in_folder(path.resolve()), names, path.resolve().name, None, how)
+        if path.is_file():
+            return _place_all(_in_archive(path, path.stem), names, path.name, sha256(path), how)
+    except PermissionError as error:
+        raise UnreadableInputError(f"{source} cannot be read ({error.strerror}).", "Check its permissions.") from error
     raise InputNotFoundError(f"{source} does not exist.", "Give a zip archive, a folder or an address with --from.")
 
 
@@ -117,10 +121,13 @@ def releases(names: Sequence[str]) -> list[Release]:
 
 
 def _from_address(address: str, names: list[str], how: How) -> list[Installed]:
+    if not how.force and (there := _there(address, names)):
+        return there
     shop = workshop()
     key = sha256_of(address.encode()).hexdigest()[:16]
     part = shop / f"{key}.part"
     with on_disk(part), exclusive(shop / f"{key}.lock"):
+        # Again: it may just have been another process's turn.
         if not how.force and (there := _there(address, names)):
             return there
         if how.offline or is_offline():
@@ -211,7 +218,12 @@ def _copy(root: Path, into: Path) -> None:
     for file in files:
         target = into / file.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, target)
+        try:
+            source = file.open("rb")
+        except OSError as error:
+            raise ModelError(f"{file} cannot be read ({error.strerror}).", "Check its permissions.") from error
+        with source, target.open("xb") as out:
+            shutil.copyfileobj(source, out)
 
 
 def _place_all(found: list[_Found], names: list[str], source: str, digest: str | None, how: How) -> list[Installed]:
