@@ -13,6 +13,7 @@ import typer
 from spineps.cli import flags
 
 if TYPE_CHECKING:
+    from spineps.cli.report import Reporter
     from spineps.models.download import Progress
     from spineps.models.installed import Verdict
 
@@ -80,13 +81,14 @@ def models_install(
     if not names and source is None:
         raise OptionError("Nothing to install was named.", "For example: spineps models install t2w instance")
     try:
-        with Reporter(verbose, quiet=True), _bar() as bar:
+        with Reporter(verbose, quiet=True) as reporter:
             patience = Patience(timeout=timeout, attempts=attempts)
-            how = How(force=force, offline=offline, accept_new=accept_new, patience=patience, progress=bar)
             # One at a time, so that each is told when it is there.
             steps = [names or []] if source is not None else [[known.name] for known in releases(names or [])]
             for step in steps:
-                for done in install(step, source, how):
+                with _bar(reporter) as bar:
+                    found = install(step, source, How(force, offline, accept_new, patience, bar))
+                for done in found:
                     typer.echo(f"{done.name:<14} {'installed' if done.new else 'was there'}  {done.folder}")
     except KeyboardInterrupt:
         typer.echo("Stopped. The same command goes on from here.", err=True)
@@ -146,8 +148,8 @@ def models_remove(names: Ids, yes: Annotated[bool, typer.Option("--yes", "-y", h
 
 
 @contextmanager
-def _bar() -> Iterator[Progress | None]:
-    """A bar of megabytes on a terminal; nothing in a pipe."""
+def _bar(reporter: Reporter) -> Iterator[Progress | None]:
+    """A bar of megabytes on a terminal, shown from the first byte on; nothing in a pipe."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -156,5 +158,9 @@ def _bar() -> Iterator[Progress | None]:
 
     columns: list[Any] = [BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("download", total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+        task = bars.add_task("download", total=None, visible=False)
+        reporter.bars = bars  # log lines go beside the bar
+        try:
+            yield lambda done, total: bars.update(task, completed=done, total=total, visible=True)
+        finally:
+            reporter.bars = None

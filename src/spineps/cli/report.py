@@ -39,7 +39,7 @@ class Reporter:
         self.quiet = quiet
         self.handler = _Handler(self)
         self.level = logging.INFO if verbose else logging.WARNING
-        self._bars: Progress | None = None
+        self.bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._phase, self._start = "", 0.0
         self._told: set[str] = set()
@@ -54,16 +54,16 @@ class Reporter:
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
             columns = (TextColumn("{task.description:>15}"), BarColumn(), TimeElapsedColumn())
-            self._bars = Progress(*columns, console=Console(stderr=True))
-            self._bars.start()
+            self.bars = Progress(*columns, console=Console(stderr=True))
+            self.bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end_of_phase()
-        if self._bars is not None:
-            self._bars.stop()
+        if self.bars is not None:
+            self.bars.stop()
         logger = logging.getLogger("spineps")
         logger.removeHandler(self.handler)
         logger.propagate = True
@@ -72,15 +72,15 @@ class Reporter:
         if phase != self._phase:
             self._end_of_phase()
             self._phase, self._start = phase, time.perf_counter()
-        if self._bars is not None:
+        if self.bars is not None:
             if phase not in self._tasks:
-                self._tasks[phase] = self._bars.add_task(LABELS.get(phase, phase), total=total)
-            self._bars.update(self._tasks[phase], completed=done, total=total)
+                self._tasks[phase] = self.bars.add_task(LABELS.get(phase, phase), total=total)
+            self.bars.update(self._tasks[phase], completed=done, total=total)
 
     def say(self, text: str) -> None:
         """A line on stderr that does not tear the bars."""
-        if self._bars is not None:
-            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if self.bars is not None:
+            self.bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             typer.echo(text, err=True)
 
@@ -88,14 +88,14 @@ class Reporter:
         """Forget the phases of the scan before."""
         self._end_of_phase()
         self._told.clear()
-        if self._bars is not None:
+        if self.bars is not None:
             for task in self._tasks.values():
-                self._bars.remove_task(task)
+                self.bars.remove_task(task)
         self._tasks.clear()
 
     def _end_of_phase(self) -> None:
         # Only the next phase shows that one is over: some work in several passes.
-        if self._phase and self._phase not in self._told and self._bars is None and not self.quiet:
+        if self._phase and self._phase not in self._told and self.bars is None and not self.quiet:
             self._told.add(self._phase)
             label = LABELS.get(self._phase, self._phase)
             typer.echo(f"{label:>15}  {time.perf_counter() - self._start:6.1f} s", err=True)

@@ -101,7 +101,9 @@ def install(names: Sequence[str], source: str | None = None, how: How | None = N
             return _place_all(_in_archive(path, path.stem), names, path.name, sha256(path), how)
     except PermissionError as error:
         raise UnreadableInputError(f"{source} cannot be read ({error.strerror}).", "Check its permissions.") from error
-    raise InputNotFoundError(f"{source} does not exist.", "Give a zip archive, a folder or an address with --from.")
+    raise InputNotFoundError(
+        f"There is no file or folder {source}.", "Give a zip archive, a folder or an address with --from."
+    )
 
 
 def releases(names: Sequence[str]) -> list[Release]:
