@@ -1,7 +1,8 @@
-"""``spineps dataset``."""
+"""What ``spineps dataset`` does once its options are read."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ def run_dataset(
     reporter: Reporter,
     **keywords: Any,
 ) -> dict[str, Any]:
-    """Every scan that the named semantic model accepts; without a name, every MR and CT scan with the bundled ones.
+    """Every scan that the named semantic model accepts; without a name, every MR and CT scan with the models for it.
 
     Args:
         folder: the data set.
-        names: semantic, instance and labelling model.
+        names: semantic, instance and labelling model; ``"auto"`` chooses the last for MR or CT.
         how: keywords for loading models.
         reporter: shows progress.
         **keywords: of :func:`spineps.seg_run.process_dataset`.
@@ -37,6 +38,12 @@ def run_dataset(
         model = get_semantic_model(name, **how)
         taken = dict.fromkeys(model.modalities, model) | taken
     chosen = [(m, (modality, plane)) for modality, m in taken.items() for plane in m.config.acquisitions]
+    ct = [pair[0] == Modality.CT for _, pair in chosen]
+
+    def each(get: Callable[..., Any], name: str | None, default: str, default_ct: str) -> list[Any]:
+        wanted = [name or (default_ct if is_ct else default) for is_ct in ct]
+        loaded = {one: get(one, **how) for one in dict.fromkeys(wanted)}
+        return [loaded[one] for one in wanted]
 
     def progress(scan: Scan, number: int, count: int) -> Progress:
         reporter.next_scan()
@@ -44,11 +51,14 @@ def run_dataset(
             reporter.say(f"[{number}/{count}] {scan.path.name}")
         return reporter
 
+    named = None if labeling.lower() == "auto" else labeling
+    unnamed = labeling.lower() in ("none", "landmarks")
     return process_dataset(
         folder,
-        model_instance=get_instance_model(instance or "instance", **how),
+        model_instance=each(get_instance_model, instance, "instance", "ct_instance"),
         model_semantic=[model for model, _ in chosen],
-        model_labeling=None if labeling.lower() == "none" else get_labeling_model(labeling, **how),
+        model_labeling=None if unnamed else each(get_labeling_model, named, "t2w_labeling", "ct_labeling"),
+        landmarks=labeling.lower() == "landmarks",
         modalities=[pair for _, pair in chosen],
         progress=progress,
         **keywords,

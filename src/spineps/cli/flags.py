@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -87,3 +87,62 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.", rich
 SnapsFolder = Annotated[
     Path | None, typer.Option("--snapshot-folder", help="Also put the picture there.", rich_help_panel=OUTPUT)
 ]
+
+SCANS, PARALLEL = "Scans", "Many at once"
+ScanList = Annotated[
+    Path | None,
+    typer.Option("--list", help="Table (tabs) with a column path, instead of a search.", rich_help_panel=SCANS),
+]
+Participants = Annotated[
+    list[str] | None,
+    typer.Option("--participant-label", help="Only these subjects; may be repeated.", rich_help_panel=SCANS),
+]
+Sessions = Annotated[
+    list[str] | None,
+    typer.Option("--session-label", help="Only these sessions; may be repeated.", rich_help_panel=SCANS),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only show what would be done, and why the rest not.", rich_help_panel=SCANS)
+]
+Resume = Annotated[
+    bool, typer.Option("--resume/--no-resume", help="Leave alone what is done, or do it again.", rich_help_panel=SCANS)
+]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Try again what has failed before.", rich_help_panel=SCANS)
+]
+Verify = Annotated[
+    bool,
+    typer.Option("--verify", help="Trust hashes of all files, not their sizes and times.", rich_help_panel=SCANS),
+]
+Workers = Annotated[
+    str | None,
+    typer.Option("--workers", "-w", help="Processes on this machine, or 'auto'.", rich_help_panel=PARALLEL),
+]
+Timeout = Annotated[
+    float | None, typer.Option("--timeout", help="Seconds for one scan, then it is ended.", rich_help_panel=PARALLEL)
+]
+Shard = Annotated[str | None, typer.Option("--shard", help="k/N: only the k-th of N parts.", rich_help_panel=PARALLEL)]
+Scheduler = Annotated[
+    str | None,
+    typer.Option("--scheduler", help="Dask: tcp://host:8786, or a scheduler file.", rich_help_panel=PARALLEL),
+]
+Slurm = Annotated[
+    str | None,
+    typer.Option(
+        "--slurm",
+        help="Dask workers as Slurm jobs: partition=...,time=...,jobs=...,cores=...,memory=...",
+        rich_help_panel=PARALLEL,
+    ),
+]
+
+
+def steps(crop: bool, n4: bool, enforce: bool, batch_size: int, amp: bool, step_size: float | None) -> dict[str, Any]:
+    """Flags as the keywords of the entry points."""
+    return {
+        "proc_sem_crop_input": crop,
+        "proc_sem_n4_bias_correction": n4,
+        "proc_lab_force_no_tl_anomaly": enforce,
+        "proc_inst_batch_size": batch_size,
+        "proc_inst_amp": amp,
+        "proc_sem_step_size": step_size,
+    }

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from spineps.cli import flags
+from spineps.cli.dataset import dataset_app, slurm_script
 from spineps.cli.models import models_app
 from spineps.cli.spelling import modern
 
@@ -22,6 +23,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(models_app, name="models")
+app.add_typer(dataset_app, name="dataset")
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(slurm_script)
 
 
 @app.callback(invoke_without_command=True)
@@ -87,7 +90,7 @@ def sample(
             save_uncertainty=save_uncertainty,
             save_modelres_mask=save_modelres_mask,
             tta=tta,
-            **_steps(crop, n4, enforce_12_thoracic, batch_size, amp, step_size),
+            **flags.steps(crop, n4, enforce_12_thoracic, batch_size, amp, step_size),
         )
     if as_json:
         report.print_json(report.summary(result, input))
@@ -96,92 +99,6 @@ def sample(
         typer.echo(f"{Path(input).name} {done}")
         report.print_files(result)
     raise typer.Exit(result.errcode.exit_code)
-
-
-@app.command()
-def dataset(
-    input: Annotated[Path, typer.Option("--input", "-i", "--directory", "-d", help="Folder of the data set.")],
-    rawdata_name: Annotated[
-        str, typer.Option("--rawdata-name", "-rn", help="Its folder of scans; '.' for itself.")
-    ] = "rawdata",
-    model_semantic: flags.Semantic = None,
-    model_instance: flags.Instance = None,
-    model_labeling: flags.Labeling = "t2w_labeling",
-    derivative_name: flags.DerivativeName = "derivatives_seg",
-    ignore_bids_filter: Annotated[
-        bool, typer.Option("--ignore-bids-filter", "-ibf", help="Take every NIfTI file.", rich_help_panel=flags.RUN)
-    ] = False,
-    ignore_model_compatibility: Annotated[
-        bool,
-        typer.Option("--ignore-model-compatibility", "-imc", help="Any model.", rich_help_panel=flags.RUN),
-    ] = False,
-    save_log: Annotated[
-        bool, typer.Option("--save-log", "-sl", help="Write <folder>/logs/...", rich_help_panel=flags.OUTPUT)
-    ] = False,
-    save_snaps_folder: Annotated[
-        bool,
-        typer.Option(
-            "--save-snaps-folder", "-ssf", help="Collect pictures in <folder>/snaps_seg.", rich_help_panel=flags.OUTPUT
-        ),
-    ] = False,
-    save_debug: flags.SaveDebug = False,
-    save_softmax_logits: flags.SaveSoftmax = False,
-    save_uncertainty: flags.SaveUncertainty = False,
-    save_modelres_mask: flags.SaveModelres = False,
-    override_semantic: flags.OverrideSemantic = False,
-    override_instance: flags.OverrideInstance = False,
-    override_postpair: flags.OverridePostpair = False,
-    override_ctd: flags.OverrideCtd = False,
-    ignore_inference_compatibility: flags.IgnoreInference = False,
-    crop: flags.Crop = True,
-    n4: flags.N4 = True,
-    enforce_12_thoracic: flags.Enforce12 = False,
-    batch_size: flags.BatchSize = 4,
-    amp: flags.Amp = False,
-    step_size: flags.StepSize = None,
-    tta: flags.Tta = None,
-    cpu: flags.Cpu = False,
-    threads: flags.Threads = None,
-    run_cprofiler: flags.Profile = False,
-    as_json: flags.Json = False,
-    verbose: flags.Verbose = False,
-) -> None:
-    """Segment every scan of a BIDS data set, one after the other."""
-    from spineps.cli import report
-    from spineps.cli.batch import run_dataset
-
-    with report.Reporter(verbose, quiet=as_json) as reporter, report.profiled(run_cprofiler):
-        answer = run_dataset(
-            input,
-            (model_semantic, model_instance, model_labeling),
-            {"use_cpu": cpu, "threads": threads},
-            reporter,
-            rawdata_name=rawdata_name,
-            derivative_name=derivative_name,
-            ignore_bids_filter=ignore_bids_filter,
-            ignore_model_compatibility=ignore_model_compatibility,
-            ignore_inference_compatibility=ignore_inference_compatibility,
-            save_log_data=save_log,
-            snapshot_copy_folder=save_snaps_folder or None,
-            save_debug_data=save_debug,
-            save_softmax_logits=save_softmax_logits,
-            save_uncertainty=save_uncertainty,
-            save_modelres_mask=save_modelres_mask,
-            override_semantic=override_semantic,
-            override_instance=override_instance,
-            override_postpair=override_postpair,
-            override_ctd=override_ctd,
-            tta=tta,
-            **_steps(crop, n4, enforce_12_thoracic, batch_size, amp, step_size),
-        )
-    if as_json:
-        answer["failures"] = [{"code": code.name, "input": str(path)} for code, path in answer["failures"]]
-        report.print_json(answer)
-    else:
-        typer.echo("{seen} scans: {processed} processed, {already_done} done already, {failed} failed".format(**answer))
-        for code, path in answer["failures"]:
-            typer.echo(f"{code.name:>14}  {path}")
-    raise typer.Exit(1 if answer["failed"] or not answer["seen"] else 0)
 
 
 @app.command()
@@ -223,18 +140,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SpinepsError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(error.code.exit_code) from error
-
-
-def _steps(crop: bool, n4: bool, enforce: bool, batch_size: int, amp: bool, step_size: float | None) -> dict[str, Any]:
-    """Flags as the keywords of the entry points."""
-    return {
-        "proc_sem_crop_input": crop,
-        "proc_sem_n4_bias_correction": n4,
-        "proc_lab_force_no_tl_anomaly": enforce,
-        "proc_inst_batch_size": batch_size,
-        "proc_inst_amp": amp,
-        "proc_sem_step_size": step_size,
-    }
 
 
 def _overridden(semantic: bool, instance: bool, final: bool) -> frozenset[str]:

@@ -16,7 +16,7 @@ from spineps.anatomy import instance_name
 from spineps.dataset.compatibility import check_input, check_models, needs_hounsfield
 from spineps.errors import ErrCode, OptionError, OutOfMemoryError, SpinepsError
 from spineps.options import Options
-from spineps.outputs import sink
+from spineps.outputs import bids, sink
 from spineps.outputs.nifti import ImageInfo, file_sha256, from_memory, read_image, read_labels
 from spineps.outputs.paths import Scan
 from spineps.outputs.poi import poi_document, poi_object
@@ -272,7 +272,8 @@ class _Files:
         self.kept: list[Path] = []
         if job.save:
             _check_namesake(record, info, job.scan)
-            remove_leftovers(self.folder)
+            for folder in {path.parent for path in job.paths.values()}:
+                remove_leftovers(folder)
             check_writable(self.folder)  # better found before minutes of work than after them
 
     def earlier(self) -> tuple[SemanticStage | None, Volume | None]:
@@ -307,6 +308,9 @@ class _Files:
         header = sink.points_header(job.models, job.keywords, spineps.__version__, result.naming)
         with Writer() as writer:
             sink.write_final(writer, result, volume, job.paths, job.options, header, job.scan.path.name, notes)
+            if job.options.output.layout == "bids":
+                bids.prepare_dataset(self.folder.parents[1 + ("ses" in job.scan.entities)], job.scan)
+                bids.write_sidecars(writer, result.semantic, result.instance, result.naming, job.scan, job.paths)
             self._vouch(writer, "final", notes, result)
 
     def withdraw(self) -> None:
