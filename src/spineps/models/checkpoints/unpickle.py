@@ -7,6 +7,7 @@ Formats: https://github.com/pytorch/pytorch/blob/main/torch/serialization.py (zi
 
 from __future__ import annotations
 
+import _compat_pickle
 import io
 import logging
 import pickle
@@ -240,13 +241,14 @@ class _Reader(pickle._Unpickler):
         return sorted(self._classes)
 
     def find_class(self, module: str, name: str) -> Any:
-        module = {"__builtin__": "builtins", "numpy._core.multiarray": "numpy.core.multiarray"}.get(module, module)
+        # Old protocols write the names that Python 2 had.
+        module = _compat_pickle.IMPORT_MAPPING.get(module, module).replace("numpy._core.", "numpy.core.")
         kind = f"{module}.{name}"
         if kind in _KNOWN:
             return _KNOWN[kind]
         if module in ("torch", "torch.storage", "torch.cuda") and name in _STORAGES:
             return _StorageType(_STORAGES[name])
-        if module.split(".")[0] in HOSTILE or (module == "builtins" and name in HOSTILE_BUILTINS):
+        if module.split(".")[0] in HOSTILE or (module in ("builtins", "io", "_io") and name in HOSTILE_BUILTINS):
             raise ModelError(
                 f"The checkpoint asks to run {kind}: it is no model but an attack. Nothing was run.", "Delete the file."
             )
