@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +13,14 @@ from spineps.anatomy import CORPUS, DISC, ENDPLATE, SACRUM, VERTEBRAE
 from spineps.models.enums import Modality
 from spineps.models.registry import get_semantic_model
 from spineps.options import Options, OutputOptions, PostOptions, PreprocessOptions, options_from_keywords
+from spineps.phases.components import relabel
 from spineps.pipeline import Models, Segmentation, segment_volume, semantic_stage
 from spineps.synth.image import random_image_spec, synthesise
 from spineps.synth.labelmap import Phantom, field_of_view, render
 from spineps.synth.spec import random_spec
-from spineps.volume import Volume
+from spineps.volume import Grid, Volume
 
+GOLDEN = Path(__file__).parent / "golden"
 ZOOM = (2.0, 2.0, 2.0)
 OPTIONS = Options(preprocess=PreprocessOptions(n4=False), output=OutputOptions(save_uncertainty=True))
 
@@ -157,10 +160,57 @@ def test_only_models_that_were_trained_with_a_frame_get_one() -> None:
     scan, truth = spine()
     shapes = {}
     for pads in (True, False):
-        model = Oracle(truth, config=config(recipe="published" if pads else "spineps3"))
+        model = Recorded(truth, config=config(recipe="published" if pads else "spineps3"))
         stage = semantic_stage(scan, model, options_from_keywords(proc_pad_size=4), lambda *_: None)
         shapes[pads] = stage.mask.shape
         assert stage.native.grid.same_as(scan.grid)
     assert shapes[False] == scan.grid.reoriented("PIR").rescaled((1.5, 1.5, 2.5)).shape
     assert all(padded > plain for padded, plain in zip(shapes[True], shapes[False], strict=True))
     assert not get_semantic_model().config.published
+
+
+@dataclass
+class Recorded(Oracle):
+    """Published semantic model: class indices of a recorded mask, nothing else."""
+
+    asked: int = 0
+
+    def labels(self, image: Volume, step_size=None, tta=None, progress=None) -> np.ndarray:
+        self.asked += 1
+        self.seen = image.shape
+        truth = self.truth.on(Grid(image.shape, image.affine)).array
+        return relabel(truth, {label: k for k, label in self.config.labels.items()}).astype(np.uint8)
+
+
+def test_published_models_give_the_masks_of_a_recorded_run() -> None:
+    with np.load(GOLDEN / "sample_run.npz") as golden:
+        g = dict(golden)
+    zoom = (0.9, 0.9, 2.2)
+    raw, instance = (Volume(g[k], g["raw_affine"]) for k in ("raw_semantic", "raw_instance"))
+    labels = {k: int(v) for k, v in enumerate(np.unique(raw.array)[1:], 1)}
+    model = Recorded(raw, config(recipe="published", zoom_min=zoom, zoom_max=zoom, labels=labels))
+    scan = Volume(np.random.default_rng(0).integers(1, 900, g["semantic"].shape).astype(np.int16), g["affine"])
+    options = options_from_keywords(proc_sem_n4_bias_correction=False)
+    published = Models(model, ByHeight(config(recipe="published", modalities=(Modality.SEG,))))
+    found = segment_volume(scan, published, options, instance=instance)
+    assert (model.asked, model.calls, model.seen) == (1, 0, raw.shape)
+    assert np.array_equal(found.stage.mask.array, raw.array) and found.stage.probabilities is None
+    assert np.allclose(found.stage.mask.affine, raw.affine, atol=1e-4)
+    assert np.array_equal(found.semantic.array, g["semantic"])
+    # The sacrum's own upper plate is 226 here (docs/differences.md).
+    differs = found.instance.array != g["instance"]
+    assert differs.sum() == 484 and set(found.instance.array[differs]) == {226}
+
+    soft = replace(options, output=replace(options.output, save_softmax_logits=True, save_uncertainty=True))
+    stage = semantic_stage(scan, model, soft, lambda *_: None)
+    assert model.calls == 1 and stage.probabilities is not None and stage.uncertainty is not None
+
+
+def test_nothing_is_written_outside_the_crop_of_a_published_model() -> None:
+    scan, truth = spine()
+    model = Recorded(truth, config(recipe="published"))
+    box = (slice(0, scan.shape[0]), slice(20, 60), slice(0, scan.shape[2]))
+    native = semantic_stage(scan, model, options_from_keywords(), lambda *_: None, box).native.array
+    inside = np.zeros(scan.shape, bool)
+    inside[box] = True
+    assert native[inside].any() and not native[~inside].any()

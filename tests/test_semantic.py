@@ -179,3 +179,29 @@ def test_pieces_far_from_the_column_go_and_a_spine_in_two_parts_stays():
     kept = keep_near_column(mask)
     assert not (kept == 47).any()
     assert ((kept == array) | (array == 47)).all()
+
+
+def test_published_cleaning_is_that_of_the_published_system_and_no_more() -> None:
+    array = np.zeros((60, 60, 12), np.uint8)
+    array[10:40, 5:55, 2:10] = 49
+    array[20:24, 20:24, 4:6] = 0
+    array[2:4, 2:4, 2:5] = 61  # out of reach
+    array[45:50, 20:40, 2:10] = 26
+    array[53:56, 40:50, 2:10] = 26  # a second sacrum within reach of the boxes
+    mask = Volume(array, PIR)
+    published = clean_semantic(mask, SemanticOptions(), published=True).array
+    assert (published[53:56, 40:50, 2:10] == 26).all() and (published[20:24, 20:24, 4:6] == 49).all()
+    assert not published[2:4, 2:4, 2:5].any()
+    off = SemanticOptions(False, False, False, False)
+    assert np.array_equal(clean_semantic(mask, off, published=True).array, array)
+
+
+def test_what_the_boxes_drop_cannot_keep_labels_near_the_canal() -> None:
+    """Canal far away goes with its part, and then the ends that only it had kept."""
+    array = np.zeros((12, 200, 12), np.uint8)
+    array[2:10, 10:25, 2:10] = 61
+    array[2:10, 26:150, 2:10] = 49
+    array[2:10, 175:180, 2:6] = 61
+    options = SemanticOptions(remove_inferior_beyond_canal=True)
+    out = clean_semantic(Volume(array, PIR), options, published=True).array
+    assert not out[:, 25 + 64 :].any() and (out[2:10, 26 : 25 + 64, 2:10] == 49).all()

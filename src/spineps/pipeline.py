@@ -45,7 +45,8 @@ class SemanticStage:
 
     Attributes:
         mask: cleaned structures, uint8, on the model's grid (padding included).
-        native: the same on the scan's own grid, from upsampled probabilities.
+        native: the same on the scan's own grid, from upsampled probabilities; with published models the mask itself,
+            nearest voxel.
         class_ids: structure of each class of ``probabilities``.
         probabilities: (classes, X, Y, Z) float16 on the model's grid, when asked for.
         uncertainty: entropy 0..1 on the scan's grid, float32, when asked for.
@@ -131,6 +132,7 @@ def semantic_stage(
 ) -> SemanticStage:
     """Pre-processing and semantic phase."""
     from spineps.inference.resample import argmax_on_grid, entropy_on_grid
+    from spineps.phases.components import relabel
     from spineps.phases.preprocess import preprocess
     from spineps.phases.semantic import clean_semantic, predict_semantic
 
@@ -140,21 +142,29 @@ def semantic_stage(
     image = preprocess(seen, replace(options.preprocess, pad=padding))
     progress("preprocess", 1, 1)
     progress("semantic", 0, 1)
-    prediction = predict_semantic(image, model, options.semantic, lambda done, n: progress("semantic", done, n))
-    mask = clean_semantic(prediction.mask, options.semantic)
+    wanted, published = options.output, model.config.published
+    prediction = predict_semantic(
+        image,
+        model,
+        options.semantic,
+        lambda done, n: progress("semantic", done, n),
+        need_probabilities=wanted.save_softmax_logits or wanted.save_uncertainty,
+    )
+    mask = clean_semantic(prediction.mask, options.semantic, published)
     mask = mend(mask) if mend is not None else mask
 
-    wanted, grid = options.output, prediction.mask.grid
-    probabilities = prediction.probabilities.astype(np.float16) if wanted.save_softmax_logits else None
+    grid, likely = prediction.mask.grid, prediction.probabilities
+    probabilities = likely.astype(np.float16) if likely is not None and wanted.save_softmax_logits else None
     uncertainty = None
-    if wanted.save_uncertainty:
-        entropy = entropy_on_grid(prediction.probabilities, grid, seen.grid)
-        uncertainty = seen.with_array(entropy).on(volume.grid)
-    # What cleaning decided at the model's voxel size must hold after upsampling too.
-    one_hot(prediction.probabilities, mask.array, prediction.mask.array, prediction.class_ids)
-    classes = argmax_on_grid(prediction.probabilities, grid, seen.grid)
-    ids = np.array([CORPUS if i == CORPUS_INNER else i for i in prediction.class_ids], np.uint8)
-    native = seen.with_array(ids[classes]).on(volume.grid)
+    if likely is not None and wanted.save_uncertainty:
+        uncertainty = seen.with_array(entropy_on_grid(likely, grid, seen.grid)).on(volume.grid)
+    if published or likely is None:
+        on_scan = mask.on(seen.grid).array
+    else:
+        # What cleaning decided at the model's voxel size must hold after upsampling too.
+        one_hot(likely, mask.array, prediction.mask.array, prediction.class_ids)
+        on_scan = np.array(prediction.class_ids, np.uint8)[argmax_on_grid(likely, grid, seen.grid)]
+    native = seen.with_array(relabel(on_scan, {CORPUS_INNER: CORPUS})).on(volume.grid)
     debug = {"image_preprocessed": image, "sem_raw": prediction.mask, "sem_native": native}
     return SemanticStage(
         mask, native, prediction.class_ids, probabilities, uncertainty, debug if wanted.save_debug_data else {}
@@ -191,9 +201,10 @@ def final_stage(
         return naming.ids
 
     progress("postprocess", 0, 1)
+    nearest = models.instance.config.published
     sem, inst = postprocess(
         semantic.native,
-        upsample_instances(instance, semantic.native),
+        instance.on(volume.grid) if nearest else upsample_instances(instance, semantic.native),
         options.post,
         sacrum_ids=config.sacrum_ids,
         metal=config.metal,

@@ -119,6 +119,16 @@ class SemanticModel(Model):
             prepare=standardise,
         )
 
+    def labels(
+        self,
+        image: Volume,
+        step_size: float | None = None,
+        tta: bool | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """Most probable class (X, Y, Z) uint8 of every voxel; arguments as for :meth:`probabilities`."""
+        return self.probabilities(image, step_size, tta, progress).argmax(axis=0).astype(np.uint8)
+
 
 class InstanceModel(Model):
     """Finds in a cutout the vertebra in its centre and the ones above and below it."""

@@ -12,7 +12,7 @@ import numpy as np
 from spineps.anatomy import ARCUS, CANAL, CANAL_PARTS, CORD, CORPUS, CORPUS_INNER, DISC, SACRUM
 from spineps.errors import EmptyError
 from spineps.options import SemanticOptions
-from spineps.phases.components import counts, fill_holes, is_in, label_components, remove_small
+from spineps.phases.components import counts, fill_holes, is_in, label_components, relabel, remove_small
 from spineps.volume import Volume, bounding_box, mm3_to_voxels
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ class SemanticPrediction:
 
     Attributes:
         mask: most probable structure, uint8 ids.
-        probabilities: (K, X, Y, Z) float32 that sum to 1 over K.
+        probabilities: (K, X, Y, Z) float32 that sum to 1 over K; None when a published model was asked for labels only.
         class_ids: id of each of the K classes, background (0) first.
     """
 
     mask: Volume
-    probabilities: np.ndarray
+    probabilities: np.ndarray | None
     class_ids: tuple[int, ...]
 
 
@@ -54,14 +54,16 @@ def predict_semantic(
     model: SemanticModel,
     options: SemanticOptions,
     progress: Callable[[int, int], None] | None = None,
+    need_probabilities: bool = True,
 ) -> SemanticPrediction:
     """Ask the network.
 
     Args:
         image: pre-processed scan, any orientation and voxel size.
-        model: anything with ``config`` and ``probabilities``.
+        model: anything with ``config``, ``probabilities`` and, if published, ``labels``.
         options: tile step and mirrored passes.
         progress: called with (tiles done, tiles in all).
+        need_probabilities: without them published models answer in labels, in far less memory.
 
     Returns:
         Mask and probabilities in the orientation and voxel size of the model.
@@ -73,6 +75,9 @@ def predict_semantic(
     zoom = config.target_zoom(ready.zoom)
     ready = ready.rescaled(zoom, order=3) if config.published else to_model_grid(ready, zoom)
     logger.info("semantic network on %s voxels of %s mm", ready.shape, tuple(round(z, 2) for z in ready.zoom))
+    if config.published and not need_probabilities:
+        found = model.labels(ready, options.step_size, options.tta, progress)
+        return SemanticPrediction(ready.with_array(relabel(found, config.labels)), None, config.class_ids)
     probabilities = model.probabilities(ready, options.step_size, options.tta, progress)
     return SemanticPrediction(
         ready.with_array(most_probable(probabilities, config.class_ids)), probabilities, config.class_ids
@@ -90,12 +95,13 @@ def most_probable(probabilities: np.ndarray, class_ids: tuple[int, ...]) -> np.n
     return mask
 
 
-def clean_semantic(mask: Volume, options: SemanticOptions) -> Volume:
-    """Delete what is not spine and fill holes; steps and order of the published system, and stray pieces of sacrum.
+def clean_semantic(mask: Volume, options: SemanticOptions, published: bool = False) -> Volume:
+    """Delete what is not spine and fill holes: steps and order of the published system 2.1.3, and stray pieces.
 
     Args:
         mask: structure ids, unsigned integers, any orientation.
         options: the four switches of the cleaning.
+        published: nothing but the steps of 2.1.3.
 
     Raises:
         EmptyError: nothing is left, or nothing was there.
@@ -104,17 +110,23 @@ def clean_semantic(mask: Volume, options: SemanticOptions) -> Volume:
     if box is None:
         raise _no_spine()
     part = mask.cropped(box)
-    array = part.array
-    if options.remove_inferior_beyond_canal:
-        array = remove_beyond_canal(part)
+    beyond = options.remove_inferior_beyond_canal
+
+    def near_canal(array: np.ndarray) -> np.ndarray:
+        return remove_beyond_canal(part.with_array(array)) if beyond else array
+
+    array = near_canal(part.array)
     if options.clean_small_cc_artifacts:
         array = remove_small(array, mm3_to_voxels(SPECK_MM3, mask.zoom), SPECK_LABELS, 6)
-        array = keep_one_sacrum(part.with_array(array))
+        if not published:
+            array = keep_one_sacrum(part.with_array(array))
+    array = near_canal(array)
     if options.clean_beyond_largest_bounding_box:
-        if options.remove_inferior_beyond_canal:
-            array = remove_beyond_canal(part.with_array(array))
         array = keep_main_part(part.with_array(array))
-        array = keep_near_column(part.with_array(array))
+        if beyond:
+            array = keep_main_part(part.with_array(near_canal(array)))
+        if not published:
+            array = keep_near_column(part.with_array(array))
     if options.fill_3d_holes:
         array = fill_holes(array, HOLE_LABELS)
     if not array.any():
