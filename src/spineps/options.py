@@ -7,6 +7,9 @@ from typing import Any
 
 from spineps.errors import OptionError
 
+#: Names and folders of the outputs: those of the published system, or a BIDS derivative data set.
+LAYOUTS = ("published", "bids")
+
 
 @dataclass(frozen=True)
 class PreprocessOptions:
@@ -101,13 +104,14 @@ class LabelingOptions:
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Which extras are written beside the four files."""
+    """Which extras are written beside the four files, and under which names (``published`` or ``bids``)."""
 
     save_raw: bool = True
     save_modelres_mask: bool = False
     save_softmax_logits: bool = False
     save_uncertainty: bool = False
     save_debug_data: bool = False
+    layout: str = "published"
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,9 @@ def options_from_keywords(**kw: Any) -> Options:
     pad = int(kw.pop("proc_pad_size", 4))
     step = kw.pop("proc_sem_step_size", None)
     batch = int(kw.pop("proc_inst_batch_size", 4))
+    layout = str(kw.pop("layout", "published"))
+    if layout not in LAYOUTS:
+        raise OptionError(f"layout is {layout!r}.", f"Give one of {', '.join(LAYOUTS)}.")
     if pad < 0:
         raise OptionError(f"proc_pad_size is {pad}.", "Give 0 or more voxels.")
     if step is not None and not 0 < float(step) <= 1:
@@ -183,6 +190,7 @@ def options_from_keywords(**kw: Any) -> Options:
             save_softmax_logits=bool(kw.pop("save_softmax_logits", False)),
             save_uncertainty=bool(kw.pop("save_uncertainty", False)),
             save_debug_data=bool(kw.pop("save_debug_data", False)),
+            layout=layout,
         ),
     )
     if kw:

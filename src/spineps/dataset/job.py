@@ -318,7 +318,8 @@ class _Files:
         with suppress(OSError):
             for path in self.kept:
                 path.unlink(missing_ok=True)
-            for folder in (self.job.paths["out_debug"], self.job.paths["out_raw"], self.folder):
+            paths = self.job.paths
+            for folder in (paths["out_debug"], paths["out_raw"], paths["out_snap"].parent, self.folder):
                 if self.kept and folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
 

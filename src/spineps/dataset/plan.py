@@ -14,7 +14,7 @@ from spineps.dataset import ledger as book
 from spineps.dataset.find import READERS, Found, Pair
 from spineps.dataset.worker import Setup, Task, unchanged
 from spineps.errors import OptionError
-from spineps.outputs.paths import Scan, output_paths
+from spineps.outputs.paths import Scan
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def _alone(
     """Scans whose outputs would not be those of another one."""
     taken: dict[Path, Path] = {}
     for scan, pair in scans:
-        target = output_paths(scan, setup.derivative_name)["out_spine"]
+        target = setup.paths(scan)["out_spine"]
         other = taken.setdefault(target, scan.path)
         if other != scan.path:
             left_out.append((scan.path, f"would get the same output names as {other.name}"))

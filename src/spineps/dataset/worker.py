@@ -59,6 +59,7 @@ class Setup:
         override: stages that must be done again.
         ignore_compatibility: show the models any scan.
         timeout: seconds for one scan; its process is ended then.
+        work: folder of raw masks in the ``bids`` layout.
         runner: does the work; replaced in tests and measurements of what the rest costs.
     """
 
@@ -72,6 +73,7 @@ class Setup:
     override: frozenset[str] = frozenset()
     ignore_compatibility: bool = False
     timeout: float | None = None
+    work: Path | None = None
     runner: type[JobRun] = JobRun
 
     @property
@@ -83,6 +85,10 @@ class Setup:
     def ledger(self) -> Path:
         """Folder of the ledger."""
         return self.derivatives / book.FOLDER
+
+    def paths(self, scan: Scan) -> dict[str, Path]:
+        """Where the results of a scan go."""
+        return output_paths(scan, self.derivative_name, self.snapshots, self.options.output.layout, self.work)
 
     def settings(self, pair: Pair) -> str:
         """Hash of all that decides about a result, but for the scan itself."""
@@ -153,7 +159,7 @@ class Work:
             task.scan,
             setup.models[setup.pairs.index(task.pair)],
             setup.options,
-            output_paths(task.scan, setup.derivative_name, setup.snapshots),
+            setup.paths(task.scan),
             setup.keywords,
             override=setup.override,
             ignore_compatibility=setup.ignore_compatibility,

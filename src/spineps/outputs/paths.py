@@ -27,6 +27,17 @@ ENTITY_ORDER = (
 SUFFIXES = (".nii.gz", ".nii")
 DERIVATIVE_NAME = "derivatives_seg"
 
+#: Folder of the derivative data set in the ``bids`` layout when no other was named.
+BIDS_DERIVATIVE_NAME = "derivatives/spineps"
+#: Entities that ``_dseg`` files may carry, in the order of BIDS 1.10 (tried out with bids-validator-deno 3.0.2), and
+#: what a value must look like; all others go into ``desc``.
+BIDS_ENTITIES = {
+    **dict.fromkeys(("sub", "ses", "task", "acq", "ce", "rec"), r"[0-9A-Za-z]+"),
+    **dict.fromkeys(("run", "echo"), r"[0-9]+"),
+    "part": r"mag|phase|real|imag",
+    "chunk": r"[0-9]+",
+}
+
 
 @dataclass(frozen=True)
 class Scan:
@@ -139,13 +150,29 @@ def output_name(scan: Scan, what: str, suffix: str) -> str:
 
 
 def output_paths(
-    scan: Scan, derivative_name: str = DERIVATIVE_NAME, snapshot_copy_folder: str | Path | None = None
+    scan: Scan,
+    derivative_name: str = DERIVATIVE_NAME,
+    snapshot_copy_folder: str | Path | None = None,
+    layout: str = "published",
+    work_folder: Path | None = None,
 ) -> dict[str, Path]:
     """Where everything goes, under the names that ``process_img_nii`` returns.
 
     Beside the published keys: ``out_prov`` (what made the results), ``out_uncertainty``, ``out_spine_modelres``,
-    ``out_vert_modelres``, ``out_spine_native`` (raw semantic mask on the input grid).
+    ``out_vert_modelres``, ``out_spine_native`` (raw semantic mask on the input grid); in the ``bids`` layout also
+    ``out_spine_json``, ``out_spine_tsv``, ``out_vert_json``, ``out_vert_tsv``.
+
+    Args:
+        scan: the scan.
+        derivative_name: see :func:`derivative_folder`.
+        snapshot_copy_folder: also put the picture there.
+        layout: ``published`` or ``bids``.
+        work_folder: where raw masks and intermediate volumes go in the ``bids`` layout.
     """
+    if layout == "bids":
+        return _bids_paths(
+            scan, derivative_folder(scan.dataset, derivative_name, layout), snapshot_copy_folder, work_folder
+        )
     folder = output_folder(scan, derivative_name)
     raw = folder / f"output_raw_{scan.format}"
     snapshot = folder / output_name(scan, "spine", "snp.png")
@@ -166,6 +193,94 @@ def output_paths(
         "out_spine_native": raw / output_name(scan, "spine-native", "msk.nii.gz"),
         "out_spine_modelres": raw / output_name(scan, "spine-modelres", "msk.nii.gz"),
         "out_vert_modelres": raw / output_name(scan, "vert-modelres", "msk.nii.gz"),
+    }
+
+
+def derivative_folder(dataset: Path, derivative_name: str = DERIVATIVE_NAME, layout: str = "published") -> Path:
+    """Folder of all results of a data set; an absolute name is taken as it is.
+
+    >>> derivative_folder(Path("d")).as_posix(), derivative_folder(Path("d"), layout="bids").as_posix()
+    ('d/derivatives_seg', 'd/derivatives/spineps')
+    """
+    default = layout == "bids" and derivative_name == DERIVATIVE_NAME
+    return dataset / (BIDS_DERIVATIVE_NAME if default else derivative_name)
+
+
+def results_beside(record: Path) -> dict[str, Path]:
+    """The files that the record ``.._prov.json`` vouches for, by its name alone, in either layout.
+
+    >>> results_beside(Path("a/sub-1_mod-T2w_seg-spine_run-2_prov.json"))["out_vert"].name
+    'sub-1_mod-T2w_seg-vert_run-2_msk.nii.gz'
+    >>> results_beside(Path("sub-1/anat/sub-1_seg-structures_desc-T2w_prov.json"))["out_snap"].as_posix()
+    'sub-1/figures/sub-1_desc-T2w_snp.png'
+    """
+    stem = record.name.removesuffix("_prov.json")
+    if "_seg-structures_" in stem:
+        folder, plain = record.parent, stem.replace("_seg-structures", "")
+        return {
+            "out_spine": folder / f"{stem}_dseg.nii.gz",
+            "out_vert": folder / f"{stem.replace('seg-structures', 'seg-vertebrae')}_dseg.nii.gz",
+            "out_ctd": folder / f"{plain}_ctd.json",
+            "out_snap": folder.parent / "figures" / f"{plain}_snp.png",
+        }
+    names = {
+        "out_spine": f"{stem}_msk.nii.gz",
+        "out_vert": f"{stem.replace('_seg-spine', '_seg-vert')}_msk.nii.gz",
+        "out_ctd": f"{stem}_ctd.json",
+        "out_snap": f"{stem}_snp.png",
+    }
+    return {key: record.with_name(name) for key, name in names.items()}
+
+
+def bids_entities(scan: Scan) -> dict[str, str]:
+    """Key-value pairs of the outputs in the ``bids`` layout; the contrast and what BIDS does not know go into ``desc``.
+
+    ``desc`` is always there, so that a name depends on its scan alone, not on which others lie beside it.
+
+    >>> bids_entities(scan_from("sub-01_sequ-301_acq-sag_run-2_T2w.nii.gz"))
+    {'sub': '01', 'acq': 'sag', 'run': '2', 'desc': 'T2wSequ301'}
+    """
+    plain = {key: re.sub(r"[^0-9A-Za-z]+", "", value) or "x" for key, value in scan.entities.items()}
+    kept = {key: plain[key] for key, rule in BIDS_ENTITIES.items() if key in plain and re.fullmatch(rule, plain[key])}
+    contrast = re.sub(r"[^0-9A-Za-z]+", "", scan.format) if scan.bids else "scan"
+    others = "".join(f"{key.capitalize()}{value}" for key, value in plain.items() if key not in kept)
+    return {**kept, "desc": re.sub(r"[^0-9A-Za-z]+", "", contrast + others)}
+
+
+def _bids_paths(
+    scan: Scan, root: Path, snapshot_copy_folder: str | Path | None, work_folder: Path | None
+) -> dict[str, Path]:
+    entities = bids_entities(scan)
+    *known, desc = [f"{key}-{value}" for key, value in entities.items()]
+    person = Path(*(part for part in known if part.startswith(("sub-", "ses-"))))
+    folder, work = root / person / "anat", (work_folder or root / "work") / person
+    raw = work / f"output_raw_{scan.format}"
+
+    def name(what: str, suffix: str) -> str:
+        return "_".join([*known, *([f"seg-{what}"] if what else []), desc, suffix])
+
+    snapshot = root / person / "figures" / name("", "snp.png")
+    return {
+        "out_spine": folder / name("structures", "dseg.nii.gz"),
+        "out_spine_json": folder / name("structures", "dseg.json"),
+        "out_spine_tsv": folder / name("structures", "dseg.tsv"),
+        "out_spine_raw": raw / name("structuresRaw", "dseg.nii.gz"),
+        "out_vert": folder / name("vertebrae", "dseg.nii.gz"),
+        "out_vert_json": folder / name("vertebrae", "dseg.json"),
+        "out_vert_tsv": folder / name("vertebrae", "dseg.tsv"),
+        "out_vert_raw": raw / name("vertebraeRaw", "dseg.nii.gz"),
+        "out_logits": raw / name("structures", "logit.npz"),
+        "out_snap": snapshot,
+        "out_ctd": folder / name("", "ctd.json"),
+        "out_snap2": Path(snapshot_copy_folder) / snapshot.name if snapshot_copy_folder else snapshot,
+        "out_debug": work / f"debug_{scan.format}",
+        "out_raw": raw,
+        "out_vibeseg": folder / name("VIBESeg100", "dseg.nii.gz"),
+        "out_prov": folder / name("structures", "prov.json"),
+        "out_uncertainty": folder / name("structures", "probseg.nii.gz").replace("_desc-", "_desc-entropy"),
+        "out_spine_native": raw / name("structuresNative", "dseg.nii.gz"),
+        "out_spine_modelres": raw / name("structuresModelres", "dseg.nii.gz"),
+        "out_vert_modelres": raw / name("vertebraeModelres", "dseg.nii.gz"),
     }
 
 

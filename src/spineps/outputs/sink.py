@@ -12,6 +12,7 @@ import numpy as np
 
 from spineps.anatomy import BY_ID, instance_name
 from spineps.options import Options, OutputOptions
+from spineps.outputs.bids import SIDECARS
 from spineps.outputs.nifti import read_labels
 from spineps.outputs.poi import poi_document
 from spineps.outputs.snapshot import snapshot_png
@@ -45,6 +46,7 @@ def wanted_files(paths: Mapping[str, Path], options: OutputOptions, scan_format:
     extras += [paths["out_uncertainty"]] if options.save_uncertainty else []
     final = [paths[key] for key in FINAL]
     final += [paths["out_snap2"]] if paths["out_snap2"] != paths["out_snap"] else []
+    final += [paths[key] for key in SIDECARS if key in paths]
     final += [paths["out_spine_modelres"], paths["out_vert_modelres"]] if options.save_modelres_mask else []
     if options.save_debug_data:
         extras += [debug_path(paths, name, scan_format) for name in ("image_preprocessed", "sem_raw", "sem_native")]

@@ -224,7 +224,7 @@ def _names(axes: Axes, cut: Cut, confidence: Mapping[int, float] | None) -> None
         text = instance_name(vertebra) if confidence is not None or vertebra == SACRUM else f"# {vertebra}"
         doubt = "?" if confidence is not None and confidence.get(vertebra, 1.0) < UNSURE else ""
         axes.text(
-            columns * 1.0 + 4, lowest, text + doubt, color=_instance_color(vertebra), fontsize=9,
+            columns * 1.0 + 4, lowest, text + doubt, color=instance_color(vertebra), fontsize=9,
             va="center", ha="left", clip_on=False, weight="bold",
         )  # fmt: skip
 
@@ -236,7 +236,7 @@ def _tinted(labels: np.ndarray, what: str) -> np.ndarray:
     present = np.unique(labels)
     table = np.zeros((len(present), 4))
     for row, label in enumerate(present):
-        color = _structure_color(int(label)) if what == "semantic" else _instance_color(int(label))
+        color = structure_color(int(label)) if what == "semantic" else instance_color(int(label))
         if label and color:
             table[row] = to_rgba(color, 0.42)
     picture = table[np.searchsorted(present, labels)]
@@ -247,13 +247,15 @@ def _tinted(labels: np.ndarray, what: str) -> np.ndarray:
     return picture
 
 
-def _structure_color(label: int) -> str:
+def structure_color(label: int) -> str:
+    """``#rrggbb`` of a value of the semantic mask."""
     if label in (ENDPLATE_SUPERIOR, ENDPLATE_INFERIOR):
         return "#dd66aa" if label == ENDPLATE_SUPERIOR else BY_ID[ENDPLATE].color
     return BY_ID[label].color if label in BY_ID else "#ff00ff"
 
 
-def _instance_color(label: int) -> str:
+def instance_color(label: int) -> str:
+    """``#rrggbb`` of a value of the instance mask."""
     if label == METAL:
         return "#ff00ff"
     vertebra = label % DISC_OFFSET

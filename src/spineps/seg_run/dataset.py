@@ -21,7 +21,7 @@ from spineps.dataset.worker import Setup, Task
 from spineps.errors import ErrCode, OptionError
 from spineps.models.enums import Acquisition, Modality
 from spineps.options import options_from_keywords
-from spineps.outputs.paths import DERIVATIVE_NAME, Scan
+from spineps.outputs.paths import DERIVATIVE_NAME, Scan, derivative_folder
 from spineps.pipeline import Models, Progress
 from spineps.seg_run.keywords import OPTION_KEYWORDS, overrides
 
@@ -97,6 +97,8 @@ def process_dataset(
     slurm: str | None = None,
     review: Callable[[Plan], bool] | None = None,
     listener: Callable[[book.Entry], None] | None = None,
+    layout: str = "published",
+    work_folder: str | Path | None = None,
 ) -> dict[str, Any]:
     """Segment every scan of a data set; a scan that fails never ends the run.
 
@@ -135,6 +137,8 @@ def process_dataset(
         slurm: ``"partition=...,time=...,jobs=..."``: submit Dask workers to Slurm.
         review: called with the plan before anything is done; the run ends there when it returns False.
         listener: called with the ledger's entry of every scan that has ended.
+        layout: see :func:`process_img_nii`.
+        work_folder: where raw masks go in the ``bids`` layout; ``work`` beside the results by default.
 
     Returns:
         ``{"seen", "processed", "already_done", "failed", "failures": [(ErrCode, path)]}``.
@@ -161,11 +165,12 @@ def process_dataset(
         _models(model_semantic, model_instance, model_labeling, landmarks, pairs, ignore_model_compatibility),
         options_from_keywords(**keywords),
         keywords,
-        derivative_name,
+        derivative_folder(dataset, derivative_name, layout).as_posix(),
         dataset / "snaps_seg" if snapshot_copy_folder is True else _folder(snapshot_copy_folder),
         overrides(override_semantic or not resume, override_instance, override_postpair, override_ctd),
         ignore_inference_compatibility,
         timeout,
+        work=_folder(work_folder),
     )
     plan = make_plan(found, setup, how, part)
     tally = _Tally(plan, dataset)

@@ -74,6 +74,7 @@ def process_img_nii(
     save_uncertainty: bool = False,
     tta: bool | None = None,
     progress: Progress | None = None,
+    layout: str = "published",
 ) -> tuple[dict[str, Path], ErrCode] | tuple[Any, Any, Any, ErrCode]:
     """Segment one image; also called ``segment_image`` (its name in SPINEPS 2.1.3).
 
@@ -131,6 +132,8 @@ def process_img_nii(
         save_uncertainty: also write the entropy (0..1) of the averaged probabilities.
         tta: force mirrored passes on or off.
         progress: called with (phase, done, total).
+        layout: names and folders: those of the published system, or ``"bids"`` for a BIDS derivative data set in
+            ``derivatives/spineps`` unless ``derivative_name`` says otherwise.
 
     Returns:
         ``({name: path}, ErrCode)``; with ``return_output_instead_of_save`` and success
@@ -156,7 +159,7 @@ def process_img_nii(
             scan,
             Models(model_semantic, model_instance, model_labeling),
             options_from_keywords(**keywords),
-            output_paths(scan, derivative_name, snapshot_copy_folder),
+            output_paths(scan, derivative_name, snapshot_copy_folder, layout),
             keywords,
             checked_crop(crop),
             overrides(override_semantic, override_instance, override_postpair, override_ctd),

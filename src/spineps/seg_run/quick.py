@@ -108,6 +108,7 @@ def segment(
     crop: Sequence[slice] | None = None,
     verbose: bool = False,
     progress: Progress | None = None,
+    layout: str = "published",
     **options: Any,
 ) -> Result:
     """Segment one scan, for people in a hurry.
@@ -129,13 +130,14 @@ def segment(
         crop: see :func:`process_img_nii`.
         verbose: log to the terminal.
         progress: called with (phase, done, total).
+        layout: see :func:`process_img_nii`.
         **options: ``proc_*``, ``save_*`` and ``tta`` keywords of :func:`process_img_nii`.
 
     Raises:
         OptionError: an option is unknown or has an impossible value.
         TypeError: ``image`` is nothing that can be segmented.
     """
-    settings = options_from_keywords(**options)
+    settings = options_from_keywords(layout=layout, **options)
     box = checked_crop(crop)
     on_disk = isinstance(image, (str, PathLike, Scan)) or hasattr(image, "dataset")
     job = None
@@ -149,7 +151,7 @@ def segment(
                 scan,
                 models,
                 settings,
-                output_paths(scan, derivative_name, snapshot_copy_folder),
+                output_paths(scan, derivative_name, snapshot_copy_folder, layout),
                 options,
                 box,
                 frozenset(override if isinstance(override, Collection) else {"semantic"} if override else ()),
