@@ -153,7 +153,12 @@ def test_sizes_that_lie(file: Path, size: int) -> None:
     refused(file, declared(content, 24, b"fold_0/checkpoint_final.pth", size), "damaged")
 
 
-@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressions_that_could_fill_the_memory(file: Path, compression: int) -> None:
+    refused(file, zipped(model_files(), compression=compression), "not read here.*Unpack it yourself")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_damage_is_noticed_wherever_it_is(file: Path, compression: int) -> None:
     weights = bytes(range(256)) * 8
     content = zipped(model_files(weights=weights), compression=compression)
@@ -179,10 +184,6 @@ def test_what_is_no_archive_or_no_model(file: Path) -> None:
     refused(file, b"<!doctype html><title>Login", "an HTML page.*proxy")
     refused(file, b"", "not a zip archive")
     refused(file, zipped({"readme.txt": b"hello"}), r"holds no inference_config\.json.*docs/models\.md")
-    strange = bytearray(zipped(model_files()))
-    for signature, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
-        strange[strange.rfind(signature) + offset] = 97  # a compression method that nobody knows
-    refused(file, bytes(strange), "cannot be read.*Unpack it yourself")
 
 
 def test_a_full_disk_is_noticed_before_anything_is_written(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

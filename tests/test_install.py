@@ -265,10 +265,17 @@ def test_nothing_that_is_there_goes_without_force(models: Path) -> None:
     (models / "mine").mkdir()
     (models / "mine" / "thesis.txt").write_text("years of work")
     source = write_model(models.parent / "mine")
-    with pytest.raises(ModelError, match="--force"):
+    with pytest.raises(OptionError, match="--force"):
         install([], str(source))
     assert (models / "mine" / "thesis.txt").is_file()
     assert install([], str(source), How(force=True))[0].new and not (models / "mine" / "thesis.txt").exists()
+
+
+def test_what_was_fetched_is_kept_when_only_force_was_missing(server: Server, models: Path) -> None:
+    (models / "T2w_semantic_v1.0.9").mkdir()
+    with pytest.raises(OptionError, match="--force"):
+        install(["t2w"], None, QUICK)
+    assert install(["t2w"], None, FORCE)[0].new and len(server.seen) == 1 and tidy(models)
 
 
 def test_a_failed_swap_brings_the_old_one_back(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,7 @@ def install(names: Sequence[str], source: str | None = None, how: How | None = N
         UnknownModelError: no published model has this name.
         DownloadError: see :func:`spineps.models.download.fetch`; also when the network is forbidden.
         ModelError: what came is no model, is refused, or has changed.
+        OptionError: a name cannot be used, or something else is in the way.
         InputNotFoundError: ``source`` does not exist.
         UnreadableInputError: ``source`` may not be read.
         OutputError: the models folder cannot be written.
@@ -261,7 +262,7 @@ def _place(found: _Found, name: str, source: str, digest: str | None, force: boo
         if final.exists() and not force:
             if works(final):
                 return Installed(name_of(final), final, new=False)
-            raise ModelError(f"{final} is there but is no model that works.", "Use --force to replace it.")
+            raise OptionError(f"{final} is there but is no model that works.", "Use --force to replace it.")
         try:
             shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
             found.unpack(staging)
