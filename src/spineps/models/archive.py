@@ -184,7 +184,7 @@ def _write(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> Non
 
 
 def _blocks(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
-    """The content, at most as declared.  Reading beyond the end of the archive is an OSError, but no fault of the disk."""
+    """The content, at most as declared.  Reading beyond the archive is an OSError, but no fault of the disk."""
     try:
         with archive.open(info) as source:
             while block := source.read(BLOCK):
