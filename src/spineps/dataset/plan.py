@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -166,5 +167,5 @@ def may_try_again(entry: book.Entry) -> bool:
 
 
 def explained(entries: Sequence[book.Entry]) -> Counter[tuple[str, str]]:
-    """Failures by code and message, the scan's own name taken out of it."""
-    return Counter((e.code, e.message.replace(Path(e.scan).name, "<scan>")) for e in entries)
+    """Failures by code and message, the scan's own path taken out of it."""
+    return Counter((e.code, re.sub(rf"\S*{re.escape(Path(e.scan).name)}", "<scan>", e.message)) for e in entries)

@@ -221,7 +221,7 @@ class Work:
     def _outputs(self) -> dict[str, list[Any]]:
         job = self.job
         wanted = sink.wanted_files(job.paths, job.options.output, job.scan.format)
-        keys = {path: key for key, path in job.paths.items()}
+        keys = {path: key for key, path in reversed(list(job.paths.items()))}  # the first of two names counts
         marks = {path: _mark(path) for path in (*wanted.final, *wanted.extras, job.paths["out_prov"])}
         return {
             keys.get(path, path.name): [os.path.relpath(path, self.setup.derivatives), *mark]
