@@ -51,7 +51,8 @@ def fitted(
                 f"The checkpoint {where} {what} {', '.join(names[:3])}{more}.",
                 "It belongs to another network than its folder says: install the model again.",
             )
-    params = {name: np.ascontiguousarray(state[name], np.float32) for name in shapes}
+    # Copied: the file that the arrays are mapped from may be replaced while the network is in use.
+    params = {name: np.array(state[name], np.float32, order="C") for name in shapes}
     if broken := [name for name, value in params.items() if not np.isfinite(value).all()]:
         raise ModelError(f"The checkpoint {where} holds no numbers in {broken[0]}.", "Take another checkpoint.")
     return params

@@ -1,0 +1,134 @@
+"""Published networks kept in OpenVINO's form: made once, checked at each use, made again when anything is wrong."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spineps.errors import ModelError, OptionError
+from spineps.inference import graph_cache
+from spineps.inference.engine import load_network
+from spineps.models.registry import BUNDLED
+
+GOLDEN = Path(__file__).parent / "golden" / "nnunet" / "old_plain"
+X = np.random.default_rng(0).standard_normal((1, 1, 8, 16, 16)).astype(np.float32)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SPINEPS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "networks"
+
+
+def answer(folder: Path = GOLDEN) -> np.ndarray:
+    result = load_network(folder, "openvino", threads=1)(X)
+    assert isinstance(result, np.ndarray)
+    return result
+
+
+def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reads(*_: object) -> None:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(graph_cache, "read_published", reads)
+
+
+def test_the_checkpoint_is_read_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = answer()
+    (entry,) = cache.iterdir()
+    assert sorted(f.name for f in entry.iterdir()) == ["network.bin", "network.json", "network.xml"]
+    # Float32 weights, not the float16 that OpenVINO writes by default: as many bytes as the checkpoint has numbers.
+    assert (entry / "network.bin").stat().st_size > 4 * 40_000
+    forbid_reading(monkeypatch)
+    assert np.array_equal(answer(), first)
+
+
+@pytest.mark.parametrize("file", ["network.bin", "network.json", "network.xml"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "changed", "empty"])
+def test_a_damaged_entry_is_made_again(cache: Path, monkeypatch: pytest.MonkeyPatch, file: str, damage: str) -> None:
+    first = answer()
+    (entry,) = cache.iterdir()
+    path = entry / file
+    whole = path.read_bytes()
+    path.unlink()
+    if damage == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "changed":
+        path.write_bytes(whole[:20] + b"x" + whole[21:])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    assert np.array_equal(answer(), first)
+    forbid_reading(monkeypatch)
+    assert np.array_equal(answer(), first)
+
+
+def test_other_weights_get_another_entry(cache: Path, tmp_path: Path) -> None:
+    first = answer()
+    folder = tmp_path / "model"
+    shutil.copytree(GOLDEN, folder)
+    assert np.array_equal(answer(folder), first)
+    assert len(list(cache.iterdir())) == 1, "the same files in another folder are the same network"
+    plans = folder / "plans.json"
+    plans.write_text(plans.read_text() + " ")
+    answer(folder)
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_a_cache_folder_that_cannot_be_written_only_costs_time(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = answer()
+    shutil.rmtree(cache)
+    cache.write_text("in the way")
+    assert np.abs(answer() - first).max() < 1e-5
+    assert "cache folder cannot be used" in caplog.text
+
+
+def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("SPINEPS_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert graph_cache.cache_folder() == tmp_path / "spineps"
+
+
+def test_any_size_and_batch(cache: Path) -> None:
+    network = load_network(GOLDEN, "openvino", threads=1)
+    both = network(np.concatenate([X, X[..., ::-1]]))
+    assert isinstance(both, np.ndarray)
+    assert both.shape == (2, 15, 8, 16, 16)
+    assert np.abs(both[:1] - network(X)).max() < 1e-4
+    assert network(X[:, :, :4, :8, :12]).shape == (1, 15, 4, 8, 12)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("folder", [GOLDEN, BUNDLED / "semantic"], ids=["published", "bundled"])
+def test_bfloat16_and_the_name_of_the_device(cache: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    plain, fast = load_network(folder, "openvino"), load_network(folder, "openvino", threads=2, precision="bf16")
+    assert plain.device_name.startswith("CPU (OpenVINO 20")
+    assert plain.device_name.endswith(", 1 thread, f32)")
+    assert "2 threads" in fast.device_name
+    x = np.random.default_rng(0).standard_normal((1, 1, 32, 32, 32)).astype(np.float32)
+    one, two = plain(x), fast(x)
+    assert isinstance(one, np.ndarray)
+    assert isinstance(two, np.ndarray)
+    assert one.dtype == two.dtype == np.float32
+    assert np.abs(one - two).max() < 0.1 * np.abs(one).max()
+
+
+@pytest.mark.torch
+def test_torch_says_what_it_runs_on(cache: Path) -> None:
+    torch = pytest.importorskip("torch")
+    network = load_network(GOLDEN, "torch", "cpu", precision="bf16")
+    assert network.device_name == f"CPU (torch {'.'.join(torch.__version__.split('.')[:2])}, bf16)"
+    assert network(X).dtype == np.float32  # type: ignore[union-attr]
+    assert not cache.exists(), "torch needs no converted graph"
+
+
+def test_wrong_wishes(cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="precision"):
+        load_network(GOLDEN, precision="f8")
+    with pytest.raises(ModelError, match="no fold 7"):
+        load_network(GOLDEN, fold=7)
+    with pytest.raises(ModelError, match="does not exist"):
+        load_network(tmp_path)
