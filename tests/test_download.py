@@ -183,7 +183,7 @@ def test_retries_are_bounded_and_progress_counts(server: Server, part: Path, mon
     assert part.read_bytes() == CONTENT
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.lists(st.sampled_from(["cut", "shift", "swap", 500, 416, None]), max_size=6), st.booleans(), st.booleans())
 def test_whatever_happens_the_file_is_one_version_and_whole(faults: list, ranges: bool, tagged: bool) -> None:
     import tempfile
