@@ -428,9 +428,11 @@ def test_memory_that_a_scan_needs(tmp_path: Path) -> None:
 
 def test_packing_leaves_networks_behind(tmp_path: Path) -> None:
     import pickle
+    from types import MappingProxyType
 
     from spineps.models.registry import get_instance_model, get_semantic_model
 
+    assert pickle.loads(pickle.dumps(MappingProxyType({1: 2})))[1] == 2
     semantic = get_semantic_model("t2w", use_cpu=True)
     semantic.__dict__["network"] = threading.Lock()  # something that cannot travel
     this = Setup(tmp_path, (PAIR,), (Models(semantic, get_instance_model()),))

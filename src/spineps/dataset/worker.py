@@ -40,8 +40,13 @@ TIMED_OUT = 124
 #: A hang that also stops Python's own timer is ended by the system's this much later (s).
 GRACE = 30.0
 
-# Configs hold read-only mappings, which pickle does not know.
-copyreg.pickle(MappingProxyType, lambda mapping: (MappingProxyType, (dict(mapping),)))
+
+def _read_only(content: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+    return MappingProxyType(content)
+
+
+# Configs may hold read-only mappings, which pickle does not know.
+copyreg.pickle(MappingProxyType, lambda mapping: (_read_only, (dict(mapping),)))
 
 
 @dataclass(frozen=True)
