@@ -80,17 +80,15 @@ class Trainer:
             True when the schedule has ended.
         """
         started = tick = saved = time.monotonic()
-        sums: dict[str, float] = {"steps": 0}
+        seen: dict[str, list[float]] = {}  # what a step did not meet has no number
         while (done := self._share(steps, minutes)) < 1 and not (leg and tick - started > 60 * leg) and not stop():
-            sums["steps"] += 1
             for name, value in self.one_step(done).items():
-                sums[name] = sums.get(name, 0.0) + value
+                seen.setdefault(name, []).append(value)
             self.elapsed, tick = self.elapsed + time.monotonic() - tick, time.monotonic()
             if self.step % every == 0:
-                count = sums.pop("steps")
-                means = "  ".join(f"{name} {value / count:.3f}" for name, value in sums.items())
+                means = "  ".join(f"{name} {sum(values) / len(values):.3f}" for name, values in seen.items())
                 logger.info("step %d  %.1f min  %s", self.step, self.elapsed / 60, means)
-                sums = {"steps": 0}
+                seen = {}
             if tick - saved > CHECKPOINT_SECONDS:
                 saved = tick
                 self.save(out / "checkpoint.pt")
