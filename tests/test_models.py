@@ -119,9 +119,9 @@ def test_unknown_name_lists_the_known() -> None:
         get_instance_model("t2w")
 
 
-def test_users_published_model_takes_over_and_says_that_it_cannot_run(no_user_models) -> None:
+def test_users_incomplete_model_takes_over_and_says_what_is_missing(no_user_models) -> None:
     install(no_user_models / "T2w_semantic_v1.0.9" / "X__nnUNetPlans__3d_fullres")
-    with pytest.raises(ModelError, match="Move the folder"):
+    with pytest.raises(ModelError, match="has no fold 0"):
         get_semantic_model("t2w")
     assert get_semantic_model("semantic").origin == "bundled"
     entry = next(e for e in available_models() if e.name == "t2w")

@@ -99,10 +99,9 @@ def stream_labels(
     network: Network, image: np.ndarray, plans: Plans, step: float, mirror: Sequence[int], progress: Progress | None
 ) -> np.ndarray:
     """Class of every voxel of ``image`` (C, a, b, c), uint8 or uint16; sums are dropped once they are complete."""
-    labels = np.zeros(image.shape[1:], _label_type(plans))
-    for axis, rows, sums in bands(network, image, plans.heads, plans.patch, step, mirror, progress):
-        np.moveaxis(labels, axis, 0)[rows] = np.moveaxis(best_class(sums, plans), axis, 0)
-    return labels
+    found = bands(network, image, plans.heads, plans.patch, step, mirror, progress)
+    parts = [(axis, best_of(sums, plans)) for axis, _, sums in found]
+    return np.concatenate([part for _, part in parts], parts[0][0])
 
 
 def mean_logits(
@@ -129,20 +128,21 @@ def mean_logits(
     return total
 
 
-def best_class(logits: np.ndarray, plans: Plans) -> np.ndarray:
-    """(K, ...) logits, or positive multiples of them, to classes (first of equals), one channel at a time.
+def best_of(logits: Iterable[np.ndarray], plans: Plans) -> np.ndarray:
+    """Channels of logits, or positive multiples of them, one by one to classes (first of equals).
 
     Regions overwrite each other in the order of the plans where their probability exceeds 0.5.
     """
-    best = np.zeros(logits.shape[1:], _label_type(plans))
-    if plans.regions:
-        for label, region in zip(plans.regions, logits, strict=True):
-            best[region > 0] = label
-        return best
-    top = logits[0].copy()
-    for k in range(1, len(logits)):
-        best[logits[k] > top] = k
-        np.maximum(top, logits[k], out=top)
+    best, top = np.zeros(0), np.zeros(0)
+    for k, channel in enumerate(logits):
+        if k == 0:
+            best = np.zeros(channel.shape, np.uint8 if max(plans.heads - 1, *plans.regions, 0) < 256 else np.uint16)
+            top = np.zeros_like(channel) if plans.regions else channel.copy()
+        if plans.regions:
+            best[channel > 0] = plans.regions[k]
+        elif k > 0:
+            best[channel > top] = k
+            np.maximum(top, channel, out=top)
     return best
 
 
@@ -258,7 +258,3 @@ def _shift(band: np.ndarray, axis: int, rows: int) -> None:
         view = np.moveaxis(total, axis, 0)
         view[:-rows] = view[rows:]
         view[-rows:] = 0
-
-
-def _label_type(plans: Plans) -> type[np.unsignedinteger]:
-    return np.uint8 if max(plans.heads - 1, *plans.regions, 0) < 256 else np.uint16

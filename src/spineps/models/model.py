@@ -12,7 +12,7 @@ import numpy as np
 
 from spineps.errors import ModelError
 from spineps.models.config import CONFIG_FILE, InferenceConfig
-from spineps.models.enums import Acquisition, Modality, SpinepsPhase
+from spineps.models.enums import Acquisition, Modality, ModelType, SpinepsPhase
 from spineps.models.scaling import spread, standardise
 
 if TYPE_CHECKING:
@@ -63,11 +63,15 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of config and weights: two models with the same fingerprint give the same answers."""
-        digest = hashlib.sha256()
-        for name in (CONFIG_FILE, WEIGHTS_FILE):
-            digest.update((self.folder / name).read_bytes())
-        return digest.hexdigest()
+        """sha256 of config and weights: two models with the same fingerprint give the same answers.
+
+        Files are read each time: size and date do not prove that a file is the same.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        files = [self.folder / CONFIG_FILE, *weight_files(self.folder, self.config)]
+        with ThreadPoolExecutor(min(len(files), 8)) as pool:
+            return hashlib.sha256(b"".join(pool.map(_sha256, files))).hexdigest()
 
     @cached_property
     def network(self) -> Network:
@@ -148,7 +152,8 @@ class InstanceModel(Model):
         for start in range(0, len(cutouts), batch_size):
             batch = cutouts[start : start + batch_size]
             padded = _padded(batch, self.network.spec.stride)
-            logits = self.network(one_hot(padded, channels))
+            # A network with one channel sees labels / 9; 2.1.3 first clears labels beyond the channels, so all of them.
+            logits = self.network(one_hot(padded, channels) if channels > 1 else padded[:, None].astype(np.float32) / 9)
             if isinstance(logits, dict):
                 raise ModelError(f"{self.name} is not an instance model.", "Choose an instance model.")
             best = logits.argmax(axis=1).astype(np.uint8)
@@ -184,6 +189,26 @@ class LabelingModel(Model):
         return {head: np.concatenate(rows) if rows else empty[head] for head, rows in parts.items()}
 
 
+def weight_files(folder: Path, config: InferenceConfig) -> list[Path]:
+    """The files beside the config that decide a model's answers.
+
+    Raises:
+        ModelError: one is missing, or the folder is of a kind that cannot be run.
+    """
+    if (folder / WEIGHTS_FILE).is_file():
+        return [folder / WEIGHTS_FILE]
+    if not config.published:
+        raise ModelError(f"The model in {folder} has no {WEIGHTS_FILE}.", "Install it again.")
+    if config.phase is SpinepsPhase.SEMANTIC and config.modeltype is not ModelType.nnunet:
+        raise ModelError(f"{folder} is a semantic {config.modeltype.name}, which cannot be run.", "Use an nnU-Net.")
+    from spineps.models.checkpoints import sources
+
+    files = sources(folder, config)
+    if missing := [file for file in files if not file.is_file()]:
+        raise ModelError(f"{missing[0]} does not exist.", "Install the model again.")
+    return files
+
+
 def one_hot(labels: np.ndarray, channels: int) -> np.ndarray:
     """(N, X, Y, Z) labels to (N, channels, X, Y, Z) float32; labels beyond the channels count as 0."""
     labels = np.where(labels < channels, labels, 0)
@@ -194,3 +219,12 @@ def _padded(x: np.ndarray, stride: tuple[int, int, int]) -> np.ndarray:
     """Zeros appended to the last three axes until they are multiples of ``stride``."""
     missing = [-n % s for n, s in zip(x.shape[-3:], stride, strict=True)]
     return np.pad(x, [(0, 0)] * (x.ndim - 3) + [(0, m) for m in missing]) if any(missing) else x
+
+
+def _sha256(path: Path) -> bytes:
+    # hashlib leaves the interpreter to other threads meanwhile; hashlib.file_digest needs Python 3.11.
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.digest()

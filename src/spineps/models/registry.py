@@ -13,7 +13,8 @@ from typing import TypeVar
 from spineps.errors import ModelError
 from spineps.models.config import CONFIG_FILE, InferenceConfig, read_config
 from spineps.models.enums import MR_MODALITIES, Modality, SpinepsPhase
-from spineps.models.model import WEIGHTS_FILE, InstanceModel, LabelingModel, Model, SemanticModel
+from spineps.models.model import WEIGHTS_FILE, InstanceModel, LabelingModel, Model, SemanticModel, weight_files
+from spineps.models.published import PublishedSemanticModel
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class ModelEntry:
         phase: what it is for.
         origin: ``"bundled"`` or ``"installed"``.
         folder: where it lies.
-        runnable: False for published checkpoints, which this version cannot run.
+        runnable: its weights are there; :func:`get_actual_model` tells what is wrong otherwise.
         config: its contract.
     """
 
@@ -106,9 +107,21 @@ def get_labeling_model(name: str | Path = "t2w_labeling", *, use_cpu: bool = Fal
 
 
 def get_actual_model(folder: str | Path, *, use_cpu: bool = False, **how: object) -> Model:
-    """The model in a folder, whatever its phase; the path of its ``inference_config.json`` does as well."""
+    """The model in a folder or in the only model folder below it, whatever its phase.
+
+    The path of its ``inference_config.json`` does as well.
+
+    Raises:
+        ModelError: no model or several models there, or files are missing or damaged.
+    """
     folder = Path(folder)
     folder = folder.parent if folder.is_file() else folder
+    if not (folder / CONFIG_FILE).is_file():
+        found = sorted(folder.rglob(CONFIG_FILE))
+        if len(found) > 1:
+            inner = ", ".join(str(file.parent.relative_to(folder)) for file in found)
+            raise ModelError(f"{folder} holds several models: {inner}.", "Give the folder of one of them.")
+        folder = found[0].parent if found else folder
     entry = _entry(folder, "installed")
     return _build(entry.name, entry, None, use_cpu, how)
 
@@ -174,20 +187,18 @@ def _by_name(name: str, phase: SpinepsPhase, use_cpu: bool, how: dict[str, objec
 
 
 def _build(name: str, entry: ModelEntry, alias: Alias | None, use_cpu: bool, how: dict[str, object]) -> Model:
-    if not entry.runnable and entry.origin == "bundled":
-        raise ModelError(f"The bundled model in {entry.folder} has no weights.", "Install spineps again.")
     if not entry.runnable:
-        raise ModelError(
-            f"{entry.folder} holds a published checkpoint, which this version cannot run yet.",
-            f"Move the folder out of {models_folder()} to use the bundled model of that name.",
-        )
+        weight_files(entry.folder, entry.config)  # Tells what is wrong.
     config = entry.config
     if alias is not None and alias.modalities is not None and entry.origin == "bundled":
         config = replace(config, modalities=alias.modalities)
     logger.info("%s model %r: %s (%s)", entry.phase.name.lower(), name, config.log_name, entry.origin)
     if use_cpu:
         how = {"device": "cpu", **how}
-    return _CLASSES[entry.phase](name, config, entry.folder, entry.origin, **how)  # type: ignore[arg-type]
+    kind = _CLASSES[entry.phase]
+    if kind is SemanticModel and config.published and not (entry.folder / WEIGHTS_FILE).is_file():
+        kind = PublishedSemanticModel
+    return kind(name, config, entry.folder, entry.origin, **how)  # type: ignore[arg-type]
 
 
 @cache
@@ -223,5 +234,10 @@ def _entry(folder: Path, origin: str) -> ModelEntry:
     config = read_config(folder)
     # nnU-Net folders are called after their plans; the model's own name is one level up.
     named = folder.parent if "nnUNetPlans" in folder.name else folder
-    runnable = (folder / WEIGHTS_FILE).is_file()
+    try:
+        weight_files(folder, config)
+        runnable = True
+    except ModelError as error:
+        logger.debug("%s cannot be run: %s", folder, error)
+        runnable = False
     return ModelEntry(named.name.lower(), config.phase, origin, folder, runnable, config)
