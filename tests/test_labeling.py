@@ -15,14 +15,15 @@ from test_solver import recorded
 
 from spineps.anatomy import T13, VERTEBRA_IDS, VERTEBRA_NAMES, VERTEBRAE
 from spineps.options import LabelingOptions
-from spineps.phases.cutouts import CHANNELS, cutout_inputs
-from spineps.phases.labeling import Naming, heads_to_costs, name_instances
+from spineps.phases.cutouts import CHANNELS, cutout_inputs, published_inputs
+from spineps.phases.labeling import Naming, heads_to_costs, name_instances, published_costs
 from spineps.phases.landmarks import PITCH, gaps_between, measure_bodies, pitches, size_evidence
 from spineps.phases.scores import relation_costs, score_table, t13_costs
 from spineps.phases.solver import INDEX, N_STATES, Rules, best_path, to_states
 from spineps.volume import Volume
 
 GOLDEN = Path(__file__).parent / "golden" / "labeling.npz"
+TURNED = GOLDEN.with_name("labeling_turned.npz")
 PIR = np.array([[0, 0, 3.0, -45], [-1.5, 0, 0, 60], [0, -1.5, 0, 250], [0, 0, 0, 1]])
 #: What a lowered end costs in the published system: factors of the first two and last two rows.
 LOWERED = (0.875, 0.989)
@@ -81,6 +82,7 @@ class Network:
         published = len(self.inputs) == 1
         return SimpleNamespace(
             inputs=self.inputs,
+            published=published,
             orientation="PIR",
             cutout_size=(152, 168, 32) if published else (64, 80, 32),
             target_zoom=lambda zoom: (0.8571, 0.8571, 3.3) if published else (2.5, 2.5, 2.5),
@@ -144,8 +146,9 @@ def test_recorded_heads(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> 
     assert list(path.ids) == case["ids"]
 
 
-def test_recorded_network_answers() -> None:
-    golden = np.load(GOLDEN)
+@pytest.mark.parametrize("file", ["labeling.npz", "labeling_turned.npz"])
+def test_recorded_network_answers(file: str) -> None:
+    golden = np.load(GOLDEN.parent / file)
     heads = {k.removeprefix("soft_"): golden[k] for k in golden.files if k.startswith("soft_")}
     table = score_table(heads)
     assert np.allclose(table[2], golden["cost"][2], atol=1e-6)
@@ -154,6 +157,89 @@ def test_recorded_network_answers() -> None:
     path = best_path(-to_states(golden["cost"]), Rules(), relation_costs(without))
     assert list(path.ids) == golden["fpath_post"].tolist()
     assert path.cost == pytest.approx(float(golden["fcost"]), abs=1e-6)
+
+
+@dataclass
+class Recorded:
+    """A published labelling model that gives recorded answers."""
+
+    heads: dict[str, np.ndarray]
+    ds_name: str = ""
+    seen: Any = None
+
+    @property
+    def config(self) -> Any:
+        return Network("T12", inputs=("img",)).config
+
+    @property
+    def network(self) -> Any:
+        return SimpleNamespace(spec=SimpleNamespace(final_size=(152, 168, 32), ds_name=self.ds_name))
+
+    def classify(self, x: np.ndarray, batch_size: int = 8) -> dict[str, np.ndarray]:
+        self.seen = x
+        return {name: values[: len(x)] for name, values in self.heads.items()}
+
+
+@pytest.mark.parametrize("file", ["labeling.npz", "labeling_turned.npz"])
+def test_published_models_name_as_recorded(file: str) -> None:
+    golden = np.load(GOLDEN.parent / file)
+    heads = {k.removeprefix("soft_"): golden[k] for k in golden.files if k.startswith("soft_")}
+    model = Recorded(heads, "sagittal_v4corpus_npz" if "turned" in file else "")
+    sem, inst = spine([30.0] * 5, sacrum=True)  # the sacrum says L5; published models are not overruled
+    naming = name_instances(sem, sem, inst, model, LabelingOptions())  # type: ignore[arg-type]
+    assert list(naming.ids.values()) == golden["fpath_post"].tolist() == [19, 28, 20, 21, 22]
+    assert model.seen.shape == (5, 1, 152, 168, 32)
+    assert set(naming.confidence) == set(naming.ids.values()) and not naming.ambiguous
+
+
+def sure_of(first: int, count: int) -> dict[str, np.ndarray]:
+    return {"VERT": np.full((count, 24), 0.01) + np.eye(24)[np.arange(first, first + count)]}
+
+
+def test_published_rules_about_the_top() -> None:
+    sem, inst = spine([20.0] * 5)
+    array = sem.array.copy()
+    array[18:24][inst.array[18:24] == 2] = 51
+    dens = sem.with_array(array)
+    options = LabelingOptions()
+    assert list(name_instances(sem, dens, inst, Recorded(sure_of(4, 5)), options, c1=True).ids.values()) == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
+    # Without C1 in the semantic model a dens says nothing, and the first name is C2.
+    assert next(iter(name_instances(sem, dens, inst, Recorded(sure_of(4, 5)), options).ids.values())) == 5
+    assert next(iter(name_instances(sem, dens, inst, Recorded(sure_of(0, 5)), options).ids.values())) == 2
+    # A vertebra without a body is not asked about: it goes, unless C2 lies right below it.
+    ring = dens.with_array(np.where((inst.array == 1) & (dens.array == 49), 41, dens.array))
+    with_c1 = name_instances(sem, ring, inst, Recorded(sure_of(4, 4)), options, c1=True)
+    assert with_c1.ids == {1: 1, 2: 2, 3: 3, 4: 4, 5: 5} and set(with_c1.confidence) == {1, 2, 3, 4, 5}
+    assert 1 not in name_instances(sem, ring, inst, Recorded(sure_of(4, 4)), options).ids
+
+
+def test_no_published_row_starts_with_t13_or_l6() -> None:
+    heads = sure_of(18, 2) | {"VT13": np.array([[0.0, 1.0], [1.0, 0.0]])}
+    costs, _ = published_costs(heads)
+    assert best_path(costs, Rules(first=1)).ids == (19, 20)
+    assert np.isfinite(costs).all()
+
+
+def test_published_force_keeps_six_lumbar_vertebrae_possible() -> None:
+    sem, inst = spine([20.0] * 8)
+    heads = {"VERT": np.vstack([sure_of(18, 6)["VERT"], sure_of(23, 1)["VERT"], sure_of(23, 1)["VERT"]])}
+    free, forced = (
+        list(name_instances(sem, sem, inst, Recorded(heads), LabelingOptions(force_no_tl_anomaly=f)).ids.values())
+        for f in (False, True)
+    )
+    assert forced[-1] == 25 and 28 not in forced and len(set(free)) == 8
+
+
+def test_nothing_to_name_for_a_published_model() -> None:
+    sem, inst = spine([30.0])
+    empty = name_instances(sem, sem, inst.with_array(inst.array * 0), Recorded({}), LabelingOptions())
+    assert empty.ids == {} and empty.ambiguous
 
 
 def test_both_names_of_the_t13_head_count() -> None:
@@ -176,17 +262,31 @@ def test_the_ends_of_the_row_are_not_punished() -> None:
 # --- cutouts --------------------------------------------------------------------------------------------------------
 
 
-def test_published_cutouts_are_the_recorded_ones() -> None:
+@pytest.mark.parametrize("upright", [False, True])
+def test_published_cutouts_are_the_recorded_ones(upright: bool) -> None:
     golden = np.load(GOLDEN)
-    image, sem, inst = (Volume(golden[k], golden["affine"]) for k in ("image", "semantic", "instance"))
-    x = cutout_inputs(image, sem, inst, [2], Network("T12", inputs=("img",)).config)
-    assert x.shape == (1, 1, 152, 168, 32) and x.dtype == np.float32
-    mine, expected = x[0, 0, ::4, ::4, 6:26], golden["patch"]
-    inside = expected != 0
-    assert np.array_equal(mine != 0, inside)
-    assert np.corrcoef(mine[inside], expected[inside])[0, 1] > 0.99999
-    values = x[x != 0]
+    volumes = [Volume(golden[k], golden["affine"]) for k in ("image", "semantic", "instance")]
+    config = Network("T12", inputs=("img",)).config
+    x, ids = published_inputs(*volumes, [2, 3, 17], config, (152, 168, 32), upright)
+    assert x.shape == (2, 1, 152, 168, 32) and x.dtype == np.float32 and ids == [2, 3]
+    mine, expected = x[0, 0, ::4, ::4, 6:26], np.load(TURNED if upright else GOLDEN)["patch"]
+    # The fixture's image ends where the recording's went on: turned corners hold less of it.
+    inside = (expected != 0) & (mine != 0)
+    assert inside.sum() > 0.85 * (expected != 0).sum() and (upright or np.array_equal(mine != 0, expected != 0))
+    spread = expected[inside].std() / mine[inside].std()
+    off = np.abs(mine[inside] * spread - expected[inside] + (expected - mine * spread)[inside].mean())
+    assert off.max() < 1 if not upright else np.percentile(off, 99) < 1
+    values = x[0][x[0] != 0]
     assert abs(values.mean()) < 1e-3 and abs(values.std() - 1) < 1e-3
+
+
+def test_upright_cutouts_do_not_depend_on_how_the_scan_lies_in_memory() -> None:
+    golden = np.load(GOLDEN)
+    volumes = [Volume(golden[k], golden["affine"]) for k in ("image", "semantic", "instance")]
+    config = Network("T12", inputs=("img",)).config
+    x, _ = published_inputs(*volumes, [2, 3], config, (96, 96, 16), True)
+    y, _ = published_inputs(*(v.reoriented("LAS") for v in volumes), [2, 3], config, (96, 96, 16), True)
+    assert np.allclose(x, y, atol=1e-4)
 
 
 @pytest.mark.parametrize("axcodes", ["PIR", "LAS"])

@@ -196,7 +196,9 @@ def final_stage(
         nonlocal naming
         progress("labeling", 0, 1)
         vertebrae = volume.with_array(instances)
-        naming = name_instances(volume, semantic.native, vertebrae, labeling, options.labeling)
+        naming = name_instances(
+            volume, semantic.native, vertebrae, labeling, options.labeling, c1=config.published and config.has_c1
+        )
         progress("labeling", 1, 1)
         return naming.ids
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spineps.anatomy import T13, VERTEBRA_NAMES
 from spineps.options import LabelingOptions
-from spineps.phases.cutouts import SMALLEST_BODY_MM3, cutout_inputs
+from spineps.phases.cutouts import SMALLEST_BODY_MM3, cutout_inputs, published_inputs
 from spineps.phases.landmarks import (
     C1,
     C2,
+    DENS_MM3,
     RARE,
     STATURE_SPREAD,
     STATURES,
@@ -36,6 +38,10 @@ logger = logging.getLogger(__name__)
 
 #: A boundary between regions counts as seen when the network gives it this much at the vertebra that got that place.
 SEEN = 0.5
+#: In the name of a published model's data set: its vertebrae were turned upright.
+UPRIGHT = "v4corpus"
+#: As good as certain (published).
+SURE = 1e6
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ def name_instances(
     model: LabelingModel | None,
     options: LabelingOptions,
     batch_size: int = 8,
+    c1: bool = False,
 ) -> Naming:
     """Name the vertebrae by a network (when there is one) and by the landmarks in the masks.
 
@@ -71,24 +78,83 @@ def name_instances(
         image: the scan, on the grid of the masks.
         semantic: structure ids.
         instance: vertebrae under any ids.
-        model: a labelling network; None names by landmarks and sizes alone.
+        model: a labelling network; None names by landmarks and sizes alone, a published one by its answers alone.
         options: whether variants of the thoracolumbar numbers may come out.
         batch_size: vertebrae per network call.
+        c1: the masks of a published run may show C1 (its semantic model knows it).
 
     Returns:
         A legal, top-to-bottom sequence of names without duplicates.
     """
     sem, inst = semantic.reoriented("PIR"), instance.reoriented("PIR")
     bodies = measure_bodies(sem.array, inst.array, inst.grid)
+    if not bodies:
+        return _nothing()
+    if model is not None and model.config.published:
+        return _name_as_published(image, semantic, instance, model, options, bodies, batch_size, c1)
     first = _first_state(bodies, model)
     bodies, notes = _nameable(bodies, _rules(options, first, None).capacity)
-    if not bodies:
-        return Naming({}, ambiguous=True, notes=("no vertebra was found",))
     heads = _ask(image, semantic, instance, model, bodies, batch_size)
     landmarks = gather(sem, bodies)
     end = next((e.end for e in landmarks if e.end is not None), None)
     problem = _Problem.of(bodies, heads, landmarks, _rules(options, first, end))
-    return _read(problem, bodies, heads, landmarks, notes)
+    notes += [e.note for e in landmarks]
+    return _read(problem, bodies, heads, any(e.decisive for e in landmarks), notes)
+
+
+def _name_as_published(
+    image: Volume,
+    semantic: Volume,
+    instance: Volume,
+    model: LabelingModel,
+    options: LabelingOptions,
+    bodies: list[Body],
+    batch_size: int,
+    c1: bool,
+) -> Naming:
+    """The answers of the network and the rules of 2.1.3 alone; landmarks only tell how far to trust the names."""
+    rules = _published_rules(options, C1 if c1 else C2)
+    named, notes = _nameable([b for b in bodies if b.body_mm3 > 0], rules.capacity)
+    spec = model.network.spec
+    size = getattr(spec, "final_size", model.config.cutout_size)
+    upright = UPRIGHT in str(getattr(spec, "ds_name", ""))
+    ids = [b.id for b in named]
+    x, seen = published_inputs(image, semantic, instance, ids, model.config, size, upright)
+    if not seen:
+        return _nothing()
+    named = [b for b in named if b.id in seen]
+    heads = model.classify(x, batch_size)
+    problem = _Problem(*published_costs(heads, named if c1 else []), rules, [0] * (len(named) - 1))
+    decisive = any(e.decisive for e in gather(semantic.reoriented("PIR"), bodies))
+    naming = _read(problem, named, heads, decisive, notes)
+    if c1 and bodies[0].id not in naming.ids and 2 in naming.ids.values() and 1 not in naming.ids.values():
+        # The atlas has no body: what lies above C2 is C1.
+        return replace(naming, ids={bodies[0].id: 1, **naming.ids}, confidence={1: 1.0, **naming.confidence})
+    return naming
+
+
+def _published_rules(options: LabelingOptions, first: int) -> Rules:
+    """Variants cost nothing there, and L6 stays possible when the thoracic ones are excluded."""
+    free = not options.force_no_tl_anomaly
+    return Rules(first=first, t13=free, no_t12=free)
+
+
+def published_costs(heads: Heads, bodies: Sequence[Body] = ()) -> tuple[np.ndarray, np.ndarray | None]:
+    """As :func:`heads_to_costs`; a dens in one of ``bodies`` fixes it as C2 and the next above it as C1."""
+    costs, relation = heads_to_costs(heads)
+    if "VERTEX" not in heads or "VERT" in heads:
+        # With 24 classes T13 and L6 are repeats of T12 and L5: no row starts with one.
+        costs[0, [INDEX[T13], INDEX[25]]] = SURE
+    dens = [row for row, body in enumerate(bodies) if body.dens_mm3 > DENS_MM3]
+    for row in dens[:1]:
+        costs[row], costs[row, C2] = 0.0, -SURE
+        if row:
+            costs[row - 1], costs[row - 1, C1] = 0.0, -SURE
+    return costs, relation
+
+
+def _nothing() -> Naming:
+    return Naming({}, ambiguous=True, notes=("no vertebra was found",))
 
 
 def heads_to_costs(heads: Heads) -> tuple[np.ndarray, np.ndarray | None]:
@@ -202,9 +268,7 @@ def _best_sizes(cost: np.ndarray, bodies: list[Body], rules: Rules, gaps: list[i
     return tables[int(np.argmin(totals))]
 
 
-def _read(
-    problem: _Problem, bodies: list[Body], heads: Heads | None, landmarks: list[Evidence], notes: list[str]
-) -> Naming:
+def _read(problem: _Problem, bodies: list[Body], heads: Heads | None, decisive: bool, notes: list[str]) -> Naming:
     path, probability = problem.solve()
     rows = [INDEX[v] for v in path.ids]
     confidence = {v: float(probability[i, s]) for i, (v, s) in enumerate(zip(path.ids, rows, strict=True))}
@@ -214,12 +278,11 @@ def _read(
         others[state] = -1
         second = int(others.argmax())
         alternatives[vertebra] = (STATES[second], float(max(others[second], 0)))
-    notes = notes + [e.note for e in landmarks]
-    notes += [
+    notes = notes + [
         f"a vertebra seems to be missing below {VERTEBRA_NAMES[path.ids[i]]}" for i, g in enumerate(problem.gaps) if g
     ]
     boundary = _boundary(path, heads)
-    ambiguous = not (boundary or any(e.decisive for e in landmarks))
+    ambiguous = not (boundary or decisive)
     if boundary:
         notes.append(boundary)
     if ambiguous:
