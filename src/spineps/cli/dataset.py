@@ -39,6 +39,7 @@ def dataset(
     model_instance: flags.Instance = None,
     model_labeling: flags.Labeling = "auto",
     derivative_name: flags.DerivativeName = "derivatives_seg",
+    layout: flags.Layout = "published",
     ignore_bids_filter: Annotated[
         bool, typer.Option("--ignore-bids-filter", "-ibf", help="Take every NIfTI file.", rich_help_panel=flags.RUN)
     ] = False,
@@ -74,6 +75,7 @@ def dataset(
     cpu: flags.Cpu = False,
     threads: flags.Threads = None,
     dry_run: flags.DryRun = False,
+    group: flags.Group = False,
     resume: flags.Resume = True,
     retry_failed: flags.RetryFailed = False,
     verify: flags.Verify = False,
@@ -104,6 +106,7 @@ def dataset(
                 reporter,
                 rawdata_name=rawdata_name,
                 derivative_name=derivative_name,
+                layout=layout,
                 ignore_bids_filter=ignore_bids_filter,
                 ignore_model_compatibility=ignore_model_compatibility,
                 ignore_inference_compatibility=ignore_inference_compatibility,
@@ -148,6 +151,12 @@ def dataset(
     else:
         typer.echo("{seen} scans: {processed} processed, {already_done} done already, {failed} failed".format(**answer))
         told.table()
+    if group:
+        from spineps.cli.group import tell_group
+        from spineps.outputs.paths import derivative_folder
+
+        results = derivative_folder(input.absolute(), derivative_name, layout)
+        tell_group(results, "", title=input.absolute().name, quiet=as_json)
     nothing = not answer["seen"] and not shard
     raise typer.Exit(1 if answer["failed"] or nothing else 0)
 

@@ -25,6 +25,10 @@ DerivativeName = Annotated[
     str,
     typer.Option("--derivative-name", "-dn", help="Folder of results, or a whole path.", rich_help_panel=OUTPUT),
 ]
+Layout = Annotated[
+    str,
+    typer.Option("--layout", help="Names of results: published, or bids (derivatives).", rich_help_panel=OUTPUT),
+]
 SaveDebug = Annotated[
     bool, typer.Option("--save-debug", "-sd", help="Also write intermediate volumes.", rich_help_panel=OUTPUT)
 ]
@@ -120,6 +124,9 @@ Workers = Annotated[
 ]
 Timeout = Annotated[
     float | None, typer.Option("--timeout", help="Seconds for one scan, then it is ended.", rich_help_panel=PARALLEL)
+]
+Group = Annotated[
+    bool, typer.Option("--group", help="In the end, tables and a page of all scans.", rich_help_panel=OUTPUT)
 ]
 Shard = Annotated[str | None, typer.Option("--shard", help="k/N: only the k-th of N parts.", rich_help_panel=PARALLEL)]
 Scheduler = Annotated[

@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 
 from spineps.cli import flags
+from spineps.cli.bids import bids, spread
 from spineps.cli.dataset import dataset_app, slurm_script
+from spineps.cli.group import group
 from spineps.cli.models import models_app
 from spineps.cli.spelling import modern
 
@@ -25,6 +27,8 @@ app = typer.Typer(
 app.add_typer(models_app, name="models")
 app.add_typer(dataset_app, name="dataset")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(slurm_script)
+app.command()(group)
+app.command()(bids)
 
 
 @app.callback(invoke_without_command=True)
@@ -45,6 +49,7 @@ def sample(
     model_instance: flags.Instance = None,
     model_labeling: flags.Labeling = "auto",
     derivative_name: flags.DerivativeName = "derivatives_seg",
+    layout: flags.Layout = "published",
     save_debug: flags.SaveDebug = False,
     save_softmax_logits: flags.SaveSoftmax = False,
     save_uncertainty: flags.SaveUncertainty = False,
@@ -81,6 +86,7 @@ def sample(
             use_cpu=cpu,
             threads=threads,
             derivative_name=derivative_name,
+            layout=layout,
             override=_overridden(override_semantic, override_instance, override_postpair or override_ctd),
             snapshot_copy_folder=snapshot_folder,
             ignore_compatibility_issues=ignore_inference_compatibility,
@@ -130,7 +136,7 @@ def phantom(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the ``spineps`` command."""
-    given = modern(sys.argv[1:] if arguments is None else arguments)
+    given = spread(modern(sys.argv[1:] if arguments is None else arguments))
     from spineps.errors import SpinepsError
 
     # Importing rich's panels takes as long as all the rest, and the overview looks as well without them.

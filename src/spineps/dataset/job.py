@@ -336,6 +336,11 @@ class _Files:
         self.kept += [*writer.written, self.job.paths["out_prov"]]
         writer.json(self.job.paths["out_prov"], self._record(notes, result))
 
+    def _place(self) -> str:
+        """The scan's path below its data set, as the ledger has it; no machine paths in a record."""
+        path, dataset = self.job.scan.path.absolute(), self.job.scan.dataset.absolute()
+        return path.relative_to(dataset).as_posix() if path.is_relative_to(dataset) else path.name
+
     def _record(self, notes: Sequence[str], result: Segmentation | None) -> dict[str, Any]:
         models = self.job.models
         parts = {"semantic": models.semantic, "instance": models.instance, "labeling": models.labeling}
@@ -344,7 +349,12 @@ class _Files:
             "format": FORMAT,
             "software": {"name": "spineps", "version": spineps.__version__},
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "input": {"name": self.info.name, "sha256": self.info.sha256, "dtype": self.info.dtype},
+            "input": {
+                "name": self.info.name,
+                "path": self._place(),
+                "sha256": self.info.sha256,
+                "dtype": self.info.dtype,
+            },
             "models": {
                 part: {"name": m.name, "log_name": m.config.log_name, "origin": m.origin, "fingerprint": m.fingerprint}
                 for part, m in parts.items()

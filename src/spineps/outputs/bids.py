@@ -105,6 +105,10 @@ def label_table(mask: Volume, instances: bool, naming: Naming | None) -> list[li
     rows = [["index", "name", "abbreviation", "color", "mapping", "volume_mm3", *(["confidence"] if instances else [])]]
     for label in (int(n) for n in np.flatnonzero(counts) if n):
         short, name = _names(label, instances)
+        if instances and naming is None and label != SACRUM:
+            # Numbered from the top: "C2" would be a name that nobody gave.
+            what = "vertebra" if label < DISC_OFFSET else name.partition(" ")[0]
+            short, name = f"#{label}", f"{what} #{label % DISC_OFFSET}"
         color = (instance_color if instances else structure_color)(label)
         bony = label < DISC_OFFSET and label != METAL if instances else label in (*VERTEBRA_PARTS, SACRUM)
         row = [str(label), name, short, color, BONE if bony else "n/a", f"{counts[label] * voxel:.1f}"]

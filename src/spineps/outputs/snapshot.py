@@ -125,7 +125,10 @@ def snapshot_png(
         write(GAP, y, note, color="#ffb000", fontsize=8)
         y -= 0.17
     buffer = io.BytesIO()
-    canvas.print_png(buffer, metadata={"Software": None})
+    # Where the sagittal panels with their names are, in pixels: thumbnails are cut out there.
+    box = (GAP, top, GAP * 3 + sum(widths[:3]) + sum(names[:3]), top + height)
+    place = ",".join(str(round(v * figure.dpi)) for v in box)
+    canvas.print_png(buffer, metadata={"Software": None, "spineps-sagittal": place})
     return buffer.getvalue()
 
 

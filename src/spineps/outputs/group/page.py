@@ -1,0 +1,81 @@
+"""The page: one HTML file with everything in it but the thumbnails, which lie in a folder beside it.
+
+Inlined, the thumbnails of 2,000 scans would make an HTML of some 40 MB that a browser reads to its end before it shows
+anything; as files they are loaded when they come into view, over ``file://`` too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from spineps.outputs.group.flags import FLAGS
+from spineps.outputs.writer import Writer
+
+logger = logging.getLogger(__name__)
+
+THUMBS = "thumbs"
+#: Largest size of a thumbnail in pixels: bodies of a whole spine can still be told apart, a file weighs 10 to 25 kB.
+WIDTH, HEIGHT, QUALITY = 640, 400, 75
+
+
+def write_page(writer: Writer, path: Path, title: str, cards: Sequence[dict[str, Any]]) -> None:
+    """``index.html`` from the template, style and script in ``outputs/page``."""
+    room = files("spineps.outputs") / "page"
+    # The template's marks are filled in one by one, so that no text of a scan is ever taken for a mark.
+    before, after = (room / "page.html").read_text(encoding="utf-8").split("<!--data-->")
+    before = before.replace("<!--style-->", (room / "page.css").read_text(encoding="utf-8"))
+    after = after.replace("<!--script-->", (room / "page.js").read_text(encoding="utf-8"))
+    before = before.replace("<!--title-->", html.escape(title))
+    flags = [{"code": f.code, "title": f.title, "rule": f.rule, "severity": f.severity} for f in FLAGS]
+    identity = hashlib.sha256(title.encode()).hexdigest()[:12]
+    data = {"id": identity, "title": title, "flags": flags, "scans": cards}
+    # "</script>" in a message must not end the element.
+    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    writer.write(path, lambda stream: stream.write(f"{before}{text}{after}".encode()))
+
+
+class Thumbnails:
+    """Small pictures in ``<folder>/thumbs``, cut out of the snapshots."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / THUMBS
+
+    def make(self, scan: str, snapshot: Path) -> str:
+        """Write the thumbnail of a scan; returns its name, empty when there is no picture to make it from."""
+        from PIL import Image, features
+
+        kind = "webp" if features.check("webp") else "jpeg"
+        name = f"{hashlib.sha256(scan.encode()).hexdigest()[:16]}.{kind}"
+        try:
+            with Image.open(snapshot) as picture:
+                small = picture.crop(_sagittal(picture)).convert("RGB")
+            small.thumbnail((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+        except (OSError, ValueError, SyntaxError) as error:  # Pillow calls a damaged PNG a syntax error
+            logger.warning("No thumbnail from %s: %s", snapshot.name, error)
+            return ""
+        with Writer() as writer:
+            writer.write(self.folder / name, lambda stream: small.save(stream, kind.upper(), quality=QUALITY))
+        return f"{THUMBS}/{name}"
+
+    def forget_others(self, names: Iterable[str]) -> None:
+        """Delete thumbnails of scans that are no more."""
+        kept = {Path(name).name for name in names}
+        for path in self.folder.glob("*.*"):
+            if path.suffix in (".webp", ".jpeg") and not path.name.startswith(".") and path.name not in kept:
+                path.unlink(missing_ok=True)
+
+
+def _sagittal(picture: Any) -> tuple[int, int, int, int]:
+    """The box of the sagittal panels with their names; the whole picture when it does not tell."""
+    try:
+        left, top, right, bottom = (int(v) for v in str(picture.info["spineps-sagittal"]).split(","))
+    except (KeyError, ValueError):
+        return 0, 0, picture.width, picture.height
+    return left, top, min(right, picture.width), min(bottom, picture.height)
