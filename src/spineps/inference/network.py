@@ -116,6 +116,9 @@ class Ops(Protocol[T]):
     def conv(self, x: T, weight: T, bias: T | None, stride: Triple, padding: Triple | None = None) -> T:
         """Convolution with zero padding (None: half the kernel); ``weight`` is (out, in, kx, ky, kz)."""
 
+    def wide_conv(self, x: T, weight: T, bias: T) -> T:
+        """:meth:`conv` of stride 1 with a large kernel, for inputs of even length along the last axis."""
+
     def conv_transpose(self, x: T, weight: T, bias: T | None, stride: Triple, padding: Triple = (0, 0, 0)) -> T:
         """Transposed convolution whose result loses ``padding`` per side; ``weight`` is (in, out, kx, ky, kz)."""
 

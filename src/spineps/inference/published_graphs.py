@@ -243,7 +243,7 @@ class ResUNetSpec(_Json):
                 y = ops.leaky_relu(ops.group_norm(conv(f"{half}.proj", y), *norm, GROUPS))
             return ops.join(y, conv(f"{name}.res_conv", x) if f"{name}.res_conv.weight" in params else x, "add")
 
-        first = x = conv("init_conv", x)
+        first = x = ops.wide_conv(x, params["init_conv.weight"], params["init_conv.bias"])
         skips: list[T] = []
         last = len(self.widths) - 1
         for k in range(last + 1):

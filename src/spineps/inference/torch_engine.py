@@ -21,6 +21,9 @@ class TorchOps:
         kx, ky, kz = weight.shape[2:]
         return F.conv3d(x, weight, bias, stride=stride, padding=padding or (kx // 2, ky // 2, kz // 2))
 
+    def wide_conv(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return self.conv(x, weight, bias, (1, 1, 1))
+
     def conv_transpose(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Triple, padding: Triple = (0, 0, 0)
     ) -> Tensor:
