@@ -44,6 +44,14 @@ def truncated(path: Path) -> Path:
     return path
 
 
+def zeroed(path: Path) -> Path:
+    """The end of the zipped data lost to zeros: it still unzips, to something else."""
+    save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] + b"\0" * (len(whole) // 2))
+    return path
+
+
 def text(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
@@ -79,6 +87,7 @@ BAD = {
     "folder": (lambda d: d, ErrCode.NOT_FOUND),
     "truncated gzip": (lambda d: truncated(d / "sub-x_T2w.nii.gz"), ErrCode.UNREADABLE),
     "truncated": (lambda d: truncated(d / "sub-x_T2w.nii"), ErrCode.UNREADABLE),
+    "gzip with a wrong checksum": (lambda d: zeroed(d / "sub-x_T2w.nii.gz"), ErrCode.UNREADABLE),
     "damaged gzip": (lambda d: text(d / "sub-x_T2w.nii.gz", b"\x1f\x8b" + bytes(100)), ErrCode.UNREADABLE),
     "not NIfTI": (lambda d: text(d / "sub-x_T2w.nii.gz", gzip.compress(b"hello" * 99)), ErrCode.UNREADABLE),
     "empty file": (lambda d: text(d / "sub-x_T2w.nii", b""), ErrCode.UNREADABLE),

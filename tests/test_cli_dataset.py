@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from stubs import Oracle
 from test_cli import run, scan, stub_models  # noqa: F401
 
 from spineps.errors import ErrCode
+from spineps.models.enums import Modality
 from spineps.outputs import snapshot
 
 
@@ -70,3 +72,13 @@ def test_slurm_script(bids: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "#SBATCH --array=1-9" in script and "--no-n4 -ml none" in script and "$SLURM_ARRAY_TASK_ID/9" in script
     assert run("slurm-script", bids, "--nonsense") == 2
     assert run("slurm-script", bids, "--slurm", "nonsense=1") == ErrCode.OPTIONS.exit_code
+
+
+def test_ct_scans_get_the_ct_models(bids: Path, stub_models: dict[str, object]) -> None:  # noqa: F811
+    run("dataset", "-d", bids, "--dry-run", "-ms", "t2w")
+    assert stub_models["labeling name"] == "t2w_labeling"
+    stub = stub_models["semantic"]
+    assert isinstance(stub, Oracle)
+    stub.config = replace(stub.config, modalities=(Modality.T2w, Modality.CT))
+    run("dataset", "-d", bids, "--dry-run")
+    assert (stub_models["labeling name"], stub_models["instance name"]) == ("ct_labeling", "ct_instance")

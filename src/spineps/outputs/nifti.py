@@ -86,6 +86,8 @@ def read_image(path: str | Path) -> tuple[Volume, ImageInfo, list[str]]:
             image = kind.from_stream(stream)
             affine, warnings = _affine(path, raw, image)
             array = np.asarray(image.dataobj)
+            while stream.read(1 << 20):  # only at its end does a zipped file tell that it is damaged (checksum)
+                pass
     except SpinepsError:
         raise
     except MemoryError as error:
