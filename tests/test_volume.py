@@ -177,9 +177,10 @@ def test_integer_overshoot_is_clamped() -> None:
     assert out[:15].max() < 128 and out[-10:].min() > 128
 
 
-@given(st.integers(0, 3), st.integers(0, 2**16 - 1))
-def test_bounding_box_is_the_smallest(margin: int, bits: int) -> None:
-    mask = (np.array([bits >> k & 1 for k in range(16)]) > 0).reshape(4, 2, 2)
+@given(st.integers(0, 3), st.integers(0, 2**16 - 1), st.sampled_from([bool, np.uint16, np.int8, np.float32]))
+def test_bounding_box_is_the_smallest(margin: int, bits: int, dtype: type) -> None:
+    mask = -np.array([bits >> k & 1 for k in range(16)]).reshape(4, 2, 2).astype(np.int8)
+    mask = mask.astype(dtype)
     box = bounding_box(mask, margin)
     if box is None:
         assert not mask.any()
