@@ -82,7 +82,9 @@ def semantic() -> None:
     loaded = counted(model("semantic").load(), "semantic")
     wanted, scan = options(proc_sem_step_size=JOB["step"], tta=JOB["tta"]), image()
     if JOB.get("raw"):
-        ready = preprocess.preprocess(scan, wanted.preprocess)
+        # The same prepared image as for the other side: what differs then is the network's part alone.
+        ready = labels(JOB["ready"])
+        ready = ready.with_array(ready.array.astype(np.float32))
         with CLOCK.phase("semantic"):
             mask = predict_semantic(ready, loaded, wanted.semantic).mask
     else:

@@ -82,6 +82,7 @@ def semantic() -> None:
     loaded.set_test_time_augmentation(JOB["tta"])
     with CLOCK.phase("preprocess"):
         ready, _ = preprocess_input(scan, pad_size=4, debug_data={})
+    ready.save(JOB["ready"], verbose=False)
     if JOB.get("raw"):
         with CLOCK.phase("semantic"):
             mask = loaded.segment_scan(
