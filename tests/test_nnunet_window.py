@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import tracemalloc
+import weakref
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -117,6 +119,22 @@ def test_logits_are_averaged_over_tiles_flips_and_folds() -> None:
     found = mean_logits(iter(folds), 3, image, PLANS, 0.5, (1, 2), lambda *c: calls.append(c))
     np.testing.assert_allclose(found, naive(folds, image, PLANS, 0.5, (1, 2)), atol=1e-5)
     assert calls[-1][0] == calls[-1][1] == len(calls)
+
+
+def test_only_one_fold_is_in_memory() -> None:
+    last: list[weakref.ref] = []
+
+    def folds():
+        for k in range(3):
+            gc.collect()
+            assert not last or last[-1]() is None
+            network = Blurred(k)
+            last.append(weakref.ref(network))
+            yield network
+            del network
+
+    mean_logits(folds(), 3, np.zeros((1, 4, 6, 8), np.float32), PLANS, 0.5, (), None)
+    assert len(last) == 3
 
 
 def test_sums_exist_for_a_band_only() -> None:

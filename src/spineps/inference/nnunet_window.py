@@ -16,7 +16,7 @@ import numpy as np
 from spineps.errors import ModelError, OutOfMemoryError
 from spineps.inference.engine import Network
 from spineps.inference.nnunet_plans import Plans, Prepared, Shape, resampled
-from spineps.inference.sliding import softmax, tile_starts
+from spineps.inference.sliding import tile_starts
 
 logger = logging.getLogger(__name__)
 
@@ -115,14 +115,17 @@ def mean_logits(
 ) -> np.ndarray:
     """Mean logits of every voxel over tiles, flips and networks: (K, a, b, c) float32.
 
-    Networks are taken one after the other, so that they need not be in memory together.
+    Networks are taken one after the other, and let go of before the next is asked for.
     """
     total = np.zeros((plans.heads, *image.shape[1:]), np.float32)
-    for number, network in enumerate(networks):
+    # No enumerate(): it holds the last item while it fetches the next.
+    waiting, number = iter(networks), 0
+    while network := next(waiting, None):
         tell = None if progress is None else lambda done, n, k=number: progress(k * n + done, count * n)
         for axis, rows, sums in bands(network, image, plans.heads, plans.patch, step, mirror, tell):
             part = np.moveaxis(total, axis + 1, 1)[:, rows]
             part += np.moveaxis(sums, axis + 1, 1)
+        number += 1
         del network
     total /= weight_sums(image.shape[1:], plans.patch, step) * np.float32(count * 2 ** len(mirror))
     return total
@@ -147,12 +150,15 @@ def best_of(logits: Iterable[np.ndarray], plans: Plans) -> np.ndarray:
 
 
 def class_probabilities(logits: np.ndarray, plans: Plans) -> np.ndarray:
-    """(K, ...) logits to probabilities of classes 0 .. n - 1 that sum to 1, float32.
+    """(K, ...) logits to probabilities of classes 0 .. n - 1 that sum to 1, float32; ``logits`` is overwritten.
 
     A region's class has the probability that this region holds and none that is painted after it.
     """
     if not plans.regions:
-        return softmax(logits, axis=0)
+        logits -= logits.max(axis=0)
+        np.exp(logits, out=logits)
+        logits /= logits.sum(axis=0)
+        return logits
     out = np.zeros((max(plans.regions) + 1, *logits.shape[1:]), np.float32)
     out[0] = 1
     for label, region in zip(plans.regions, logits, strict=True):
