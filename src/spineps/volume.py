@@ -180,7 +180,7 @@ def bounding_box(mask: np.ndarray, margin: int | Sequence[int] = 0) -> Box | Non
     """
     # One pass over the volume, everything else on one plane and on single slices (maximum is faster than any).
     unsigned = mask.dtype.kind == "u" and len(mask) > 0
-    plane: np.ndarray = np.maximum.reduce(mask, axis=0) if unsigned else mask.any(axis=0)
+    plane = np.asarray(np.maximum.reduce(mask, axis=0) if unsigned else mask.any(axis=0))
     rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
     if rows.size == 0:
         return None
