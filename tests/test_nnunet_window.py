@@ -213,6 +213,17 @@ def test_batch_is_halved_once_per_size(monkeypatch, caplog, error: Exception) ->
         stream_labels(Small(0, error), image, PLANS, 0.5, (), None)
 
 
+@pytest.mark.torch
+@pytest.mark.parametrize(("gigabytes", "batch"), [(0.1, 1), (10, 5), (80, 8)])
+def test_free_memory_of_a_gpu_decides_the_batch(monkeypatch, gigabytes: float, batch: int) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(gigabytes * 1e9), 80 * 10**9))
+    network = Blurred()
+    assert nnunet_window._first_batch(network, (64, 128, 128)) == 1
+    network.device = torch.device("cuda")
+    assert nnunet_window._first_batch(network, (64, 128, 128)) == batch
+
+
 def test_other_errors_are_raised_as_they_are(monkeypatch) -> None:
     monkeypatch.setattr(nnunet_window, "_first_batch", lambda network, patch: 8)
     network = Small(0, RuntimeError("cuDNN error"))

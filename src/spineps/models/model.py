@@ -36,6 +36,7 @@ class Model:
         engine: see :func:`spineps.inference.engine.load_network`.
         device: torch device, None for the best.
         threads: CPU threads, None for all.
+        precision: of the network's arithmetic, None for float32.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Model:
     engine: str = "auto"
     device: str | None = None
     threads: int | None = None
+    precision: str | None = None
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -78,7 +80,7 @@ class Model:
         """The network, loaded at first use."""
         from spineps.inference.engine import load_network
 
-        return load_network(self.folder, self.engine, self.device, self.threads)
+        return load_network(self.folder, self.engine, self.device, self.threads, precision=self.precision)
 
     def load(self) -> Model:
         """Load the network now rather than at first use."""

@@ -33,8 +33,8 @@ class PublishedSemanticModel(SemanticModel):
         """The network of the first fold, loaded at first use."""
         if self.config.needs_crop:
             logger.warning(
-                "%s was trained on scans cropped to the spine.  Nothing is cropped automatically here: for scans that "
-                "show much more than the spine give the option crop, or cut the image beforehand.",
+                "%s was trained on scans cropped to the spine by another network.  Nothing is cropped automatically here: "
+                "cut scans that show much more than the spine, or use the keyword crop of segment_image.",
                 self.config.log_name,
             )
         return self._fold(self.config.folds[0])
@@ -131,7 +131,7 @@ class PublishedSemanticModel(SemanticModel):
     def _fold(self, fold: str) -> Network:
         from spineps.inference.engine import load_network
 
-        return load_network(self.folder, self.engine, self.device, self.threads, fold)
+        return load_network(self.folder, self.engine, self.device, self.threads, fold, self.precision)
 
     def _mirror(self, tta: bool | None) -> tuple[int, ...]:
         wanted = self.config.tta if tta is None else tta

@@ -87,7 +87,7 @@ def get_semantic_model(name: str | Path = "t2w", *, use_cpu: bool = False, **how
     Args:
         name: id or folder.
         use_cpu: never use a GPU.
-        **how: ``engine``, ``device``, ``threads`` of :func:`spineps.inference.engine.load_network`.
+        **how: ``engine``, ``device``, ``threads``, ``precision`` of :func:`spineps.inference.engine.load_network`.
 
     Raises:
         UnknownModelError: no such model (also a KeyError).
