@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from spineps.dataset.pool import WorkerDied
-from spineps.errors import OptionError
+from spineps.errors import OptionError, SpinepsError
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +23,7 @@ RECENT = 2.0
 INSTALL = "Run: pip install 'spineps[dask]'"
 #: What --slurm understands, and the keyword of dask_jobqueue.SLURMCluster or SBATCH option that it becomes.
 SLURM_KEYS = ("partition", "account", "time", "jobs", "cores", "memory", "interface", "gpus", "extra")
+_GONE = SpinepsError("The Dask scheduler is gone.", "Start it again; the same command goes on from here.")
 
 
 class DaskPool:
@@ -48,6 +49,8 @@ class DaskPool:
     def submit(self, function: Callable[[Any], Any], task: Any) -> Future[Any]:
         """See :class:`~spineps.dataset.schedule.Pool`."""
         answer: Future[Any] = Future()
+        if self.client.status != "running":
+            raise _GONE
         future = self.client.submit(function, task, pure=False)
         self._futures.add(future)
         future.add_done_callback(lambda done: self._settle(done, answer))
@@ -65,7 +68,8 @@ class DaskPool:
 
         self._futures.discard(future)
         if future.cancelled():
-            answer.set_exception(WorkerDied("Dask has lost the task."))
+            lost = self.client.status == "running"
+            answer.set_exception(WorkerDied("Dask has lost the task.") if lost else _GONE)
             return
         error = future.exception()
         if isinstance(error, KilledWorker):

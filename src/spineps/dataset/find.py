@@ -206,6 +206,7 @@ def _niftis(
             with os.scandir(folder) as entries:
                 content = list(entries)
         except OSError as error:
+            logger.warning("%s cannot be read (%s): its scans are left out.", folder, error.strerror)
             problems.append((folder, f"cannot be read ({error.strerror})"))
             continue
         if (status.st_dev, status.st_ino) in entered:

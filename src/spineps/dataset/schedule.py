@@ -19,6 +19,7 @@ from spineps.dataset.memory import SPARE_BYTES, available_bytes, estimated_need
 from spineps.dataset.plan import Plan, Resume, compare, may_try_again
 from spineps.dataset.pool import LocalPool, WorkerDied
 from spineps.dataset.worker import Setup, Task, Work, run_one
+from spineps.errors import ErrCode
 from spineps.pipeline import Progress
 
 logger = logging.getLogger(__name__)
@@ -119,7 +120,8 @@ def run(
         if stop.asked or not claimed:
             return
         again = compare(claimed, setup, how)
-        yield from again.finished
+        for entry in again.finished:
+            yield replace(entry, code=ErrCode.ALL_DONE.name)
         yield from again.failed
         todo, claimed = again.todo, again.claimed
         if not todo and claimed:
