@@ -107,6 +107,7 @@ class Bench:
         name = f"{self._count:03d}-{side}-{task}"
         file, log = folder / f"{name}.json", folder / f"{name}.log"
         job = {"threads": self.args.threads, "seed": SEED, "step": 0.5, "tta": self.args.tta} | job
+        job["precision"] = self.args.precision if side == "ours" else ""
         job["result"] = str(folder / f"{name}.out")
         file.write_text(json.dumps(job, default=str))
         script = "checkpoints.py" if task == "make" else f"{side}.py"
@@ -198,11 +199,9 @@ class Bench:
 
     def compare(self, name: str, first: Path, second: Path) -> None:
         """Share of equal voxels, of all and of those that either side labels."""
-        import nibabel as nib
-
         if not (first.exists() and second.exists()):
             return
-        a, b = (np.asarray(nib.load(f).dataobj).astype(np.uint16) for f in (first, second))
+        a, b = voxels(first), voxels(second)
         if a.shape != b.shape:
             self.results["agreement"][name] = {"shapes": [a.shape, b.shape]}
             return
@@ -287,10 +286,17 @@ class Bench:
     def labeling(self) -> None:
         for region in self.regions:
             truth = {kind: self.folder(region) / f"truth_{kind}.nii.gz" for kind in ("spine", "vert")}
-            image = self.image(region)
-            self.turns(f"labeling {region}", "labeling", 1, image=image, models=self.paths(), **truth)
+            seg, vert = (voxels(file) for file in truth.values())
+            names = [int(v) for v in np.unique(vert[np.isin(seg, (49, 50))]) if 0 < v <= 25 or v == 28]
+            inputs = {"image": self.image(region), "names": names, "models": self.paths()}
+            self.turns(f"labeling {region}", "labeling", 1, **inputs, **truth)
             legs = self.results["legs"].get(f"labeling {region}", {})
             if len(legs) == len(SIDES):
+                theirs, ours = (legs[side][-1]["heads"] for side in SIDES)
+                if {k: np.shape(v) for k, v in theirs.items()} == {k: np.shape(v) for k, v in ours.items()}:
+                    away = max(float(np.abs(np.array(theirs[k]) - np.array(ours[k])).max()) for k in theirs)
+                    self.results["agreement"][f"class probabilities, {region}"] = {"away": away}
+                    print(f"  class probabilities, {region}: differ by at most {away:.4f}", flush=True)
                 theirs, ours = (legs[side][-1]["names"] for side in SIDES)
                 shared = [v for v in ours if theirs.get(v)]
                 same = sum(theirs[v] == ours[v] for v in shared)
@@ -334,7 +340,7 @@ class Bench:
 
     def run(self) -> None:
         self.results["about"] = {
-            "cpu": cpu_name(), "threads": self.args.threads, "tta": self.args.tta, "quick": self.args.quick,
+            "cpu": cpu_name(), "threads": self.args.threads, "tta": self.args.tta, "precision": self.args.precision, "quick": self.args.quick,
             "step": 0.5, "python": platform.python_version(),
             "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         }  # fmt: skip
@@ -346,6 +352,12 @@ class Bench:
                 getattr(self, leg)()
                 print(f"  ({leg}: {time.perf_counter() - start:.0f} s)", flush=True)
         self.save()
+
+
+def voxels(file: Path) -> np.ndarray:
+    import nibabel as nib
+
+    return np.asarray(nib.load(file).dataobj).astype(np.uint16)
 
 
 def cpu_name() -> str:
@@ -362,6 +374,7 @@ def main() -> None:
     parser.add_argument("--pip", default="", help="pip options for making it, such as an index of CPU torch")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tta", action="store_true", help="mirrored passes in the semantic legs (8 x slower)")
+    parser.add_argument("--precision", default="", choices=["", "f32", "bf16"], help="arithmetic of our networks")
     parser.add_argument("--only", default=",".join(LEGS))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--device", help="GPU of the gpu leg (default: cuda where torch finds one)")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import Answers, Clock, finish, read_job
+from measure import Answers, Clock, finish, heads_of, read_job
 
 TASK, JOB = read_job()
 CLOCK = Clock()
@@ -22,6 +22,19 @@ def model(name: str) -> Any:
     from spineps.models.registry import get_actual_model
 
     return get_actual_model(JOB["models"][name], use_cpu=True, threads=JOB["threads"])
+
+
+def prefer_precision() -> None:
+    """Ask for the arithmetic of the job wherever a network is loaded, the command line included."""
+    from spineps.inference import engine
+
+    inner = engine.load_network
+
+    def load_network(*args: Any, **kwargs: Any) -> Any:
+        # Positional: folder, engine, device, threads, fold, precision.
+        return inner(*args[:5], **{**kwargs, "precision": JOB["precision"]})
+
+    engine.load_network = load_network
 
 
 def counted(loaded: Any, name: str) -> Any:
@@ -116,6 +129,30 @@ def replay(compute: bool) -> Answers:
     return answers
 
 
+def rehead(names: list[int]) -> dict[str, list[list[float]]]:
+    """Make the labelling network (which still runs) give known names; returns where its own answers will be."""
+    from spineps.models.model import LabelingModel
+
+    own: dict[str, list[list[float]]] = {}
+    inner = LabelingModel.classify
+
+    def classify(self: Any, x: np.ndarray, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+        found = inner(self, x, *args, **kwargs)
+        own.update({head: values.tolist() for head, values in found.items()})
+        if len(x) != len(names):
+            return found
+        return heads_of(names, {head: values.shape[1] for head, values in found.items()}, JOB["seed"])
+
+    LabelingModel.classify = classify  # type: ignore[method-assign]
+    return own
+
+
+def warm() -> None:
+    """Import what the phases import when first used; the other side has done so when its clocks start."""
+    import scipy.ndimage  # noqa: F401
+    import SimpleITK  # noqa: F401
+
+
 def instance() -> None:
     from spineps.phases.instance import predict_instances
 
@@ -148,9 +185,10 @@ def labeling() -> None:
     loaded, scan = counted(model("labeling").load(), "labeling"), image()
     seg, vert = labels(JOB["spine"]), labels(JOB["vert"])
     vertebrae = vert.with_array(np.where((vert.array <= 25) | (vert.array == 28), vert.array, 0))
+    own = rehead(JOB["names"])
     with CLOCK.phase("labelling"):
         naming = name_instances(scan, seg, vertebrae, loaded, options().labeling)
-    finish(JOB, CLOCK, names={int(k): int(v) for k, v in naming.ids.items()}, voxels=VOXELS)
+    finish(JOB, CLOCK, names={int(k): int(v) for k, v in naming.ids.items()}, voxels=VOXELS, heads=own)
 
 
 def sample() -> None:
@@ -161,6 +199,7 @@ def sample() -> None:
     from spineps.phases import points, postprocess, preprocess
 
     answers = replay(compute=True)
+    rehead(answers.names)
     CLOCK.wrap(preprocess, "preprocess", "preprocess")
     CLOCK.wrap(pipeline, "semantic_stage", "semantic")
     CLOCK.wrap(pipeline, "instance_stage", "instance")
@@ -243,5 +282,9 @@ def scans() -> None:
 
 
 if __name__ == "__main__":
+    if JOB.get("precision"):
+        prefer_precision()
+    if TASK in ("semantic", "instance", "post", "labeling"):
+        warm()
     tasks = {f.__name__: f for f in (load, semantic, instance, post, labeling, sample, gpu, peak, scans)}
     sys.exit(tasks[TASK]())

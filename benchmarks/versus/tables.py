@@ -97,6 +97,8 @@ def agreement(results: dict[str, Any]) -> list[str]:
     for name, found in results["agreement"].items():
         if "same" in found:
             lines.append(f"| {name} | {found['same']} of {found['of']} | |")
+        elif "away" in found:
+            lines.append(f"| {name} | differ by at most {found['away']:.4f} | |")
         elif "shapes" in found:
             lines.append(f"| {name} | other shape: {found['shapes']} | |")
         else:
@@ -168,6 +170,8 @@ def section(results: dict[str, Any]) -> str:
         "The instance network has random weights: it runs, and both programs then go on with the same answers, made "
         "from the phantom's truth with noise."
     ]
+    if about.get("precision"):
+        text.append(f"Our networks compute in {about['precision']}, the reference's in f32.")
     if first := results["legs"].get("load, first time", {}).get("ours"):
         spent = sum(first[-1]["seconds"].values())
         text.append(f"Turning the three checkpoints into the OpenVINO form, once: {spent:.1f} s.")
