@@ -216,6 +216,16 @@ def test_killed_runs_go_on_where_they_were(tmp_path: Path, workers: int, number:
     assert set(entries) == {"2", "3"} and {e.status for e in entries.values()} == {book.DONE}
 
 
+def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
+    scans(tmp_path, {"1": "good"})
+    script = tmp_path / "script.py"
+    script.write_text(RUN.replace('if __name__ == "__main__":', "if True:"))
+    arguments = [sys.executable, str(script), str(tmp_path), HERE, "1"]
+    process = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    assert process.returncode == 1 and "__name__ == '__main__'" in process.stderr.splitlines()[-1]
+    assert {e.status for e in book.read(tmp_path / "derivatives_seg")} <= {book.SKIPPED}
+
+
 class TestDask:
     """The same on a Dask cluster."""
 

@@ -19,7 +19,7 @@ from spineps.dataset.memory import SPARE_BYTES, available_bytes, estimated_need
 from spineps.dataset.plan import Plan, Resume, compare, may_try_again
 from spineps.dataset.pool import LocalPool, WorkerDied
 from spineps.dataset.worker import Setup, Task, Work, run_one
-from spineps.errors import ErrCode
+from spineps.errors import ErrCode, SpinepsError
 from spineps.pipeline import Progress
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 PATIENCE = 5.0
 #: A task whose worker dies this often before it has even begun is given up.
 FALSE_STARTS = 3
+_USELESS = SpinepsError(
+    "Workers end before they have begun a scan.",
+    "A script must guard its call with `if __name__ == '__main__':`. Without workers the reason can be seen.",
+)
 
 #: Makes the progress callback of a task when its turn comes.
 Tell = Callable[[Task], Progress | None]
@@ -169,6 +173,7 @@ def in_workers(tasks: Iterable[Task], setup: Setup, stop: Stop, pool: Pool) -> G
     waiting, running = deque(tasks), dict[Future[book.Entry], Task]()
     needs: dict[str, int] = {}
     false_starts: dict[str, int] = {}
+    proven = False
     try:
         while running or (waiting and not stop.asked):
             while waiting and not stop.asked and _may_start(waiting[0], running.values(), needs, pool):
@@ -178,9 +183,12 @@ def in_workers(tasks: Iterable[Task], setup: Setup, stop: Stop, pool: Pool) -> G
             for future in done:
                 task = running.pop(future)
                 try:
-                    yield future.result()
+                    entry, proven = future.result(), True
+                    yield entry
                 except WorkerDied as death:
                     entry = _after_death(task, death, setup, journal, false_starts)
+                    if false_starts.get(task.name) == FALSE_STARTS and not proven:
+                        raise _USELESS from death
                     if entry.status == book.STARTED:
                         waiting.appendleft(replace(task, attempt=entry.attempt))
                     else:
@@ -203,7 +211,7 @@ def _after_death(
         return last  # it had ended before its worker did, or because of the time limit
     if not mine:
         false_starts[task.name] = false_starts.get(task.name, 0) + 1
-        if false_starts[task.name] < FALSE_STARTS:
+        if false_starts[task.name] <= FALSE_STARTS:
             return task.entry(book.STARTED)
     logger.error("%s: %s", task.name, death)
     worker = last.worker if mine and last is not None else ""
