@@ -340,7 +340,8 @@ class Bench:
 
     def run(self) -> None:
         self.results["about"] = {
-            "cpu": cpu_name(), "threads": self.args.threads, "tta": self.args.tta, "precision": self.args.precision, "quick": self.args.quick,
+            "cpu": cpu_name(), "threads": self.args.threads, "tta": self.args.tta, "precision": self.args.precision,
+            "quick": self.args.quick,
             "step": 0.5, "python": platform.python_version(),
             "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         }  # fmt: skip
