@@ -208,8 +208,8 @@ def test_batch_is_halved_once_per_size(monkeypatch, caplog, error: Exception) ->
     labels = stream_labels(network, image, PLANS, 0.5, (0,), None)
     assert network.sizes[:3] == [8, 4, 2] and max(network.sizes[3:]) == 2
     np.testing.assert_array_equal(labels, stream_labels(Blurred(), image, PLANS, 0.5, (0,), None))
-    assert "4 tiles at once" in caplog.text or "going on with 4" in caplog.text
-    with pytest.raises(OutOfMemoryError, match="one tile"):
+    assert "going on with 4" in caplog.text and "going on with 2" in caplog.text
+    with pytest.raises(OutOfMemoryError, match="one input of 4 x 6 x 8 voxels"):
         stream_labels(Small(0, error), image, PLANS, 0.5, (), None)
 
 

@@ -210,7 +210,7 @@ def test_several_inputs(tmp_path) -> None:
 
 def test_models_that_want_a_crop_say_so(tmp_path, caplog) -> None:
     stubbed(folder(tmp_path, needs_corp=True)).labels(scan())
-    assert "Nothing is cropped automatically" in caplog.text
+    assert "Nothing is cropped here by itself" in caplog.text
 
 
 def test_one_channel_instance_network_sees_its_labels() -> None:

@@ -6,19 +6,16 @@ sums are float32.  Answers are logits; what is averaged are logits as well.
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, combinations, product
 
 import numpy as np
 
-from spineps.errors import ModelError, OutOfMemoryError
+from spineps.errors import ModelError
+from spineps.inference.batches import in_batches
 from spineps.inference.engine import Network
 from spineps.inference.nnunet_plans import Plans, Prepared, Shape, resampled
 from spineps.inference.sliding import tile_starts
-
-logger = logging.getLogger(__name__)
 
 #: Standard deviation of the tile weights as a fraction of the tile (nnU-Net).
 SIGMA = 1 / 8
@@ -214,31 +211,19 @@ def weight_sums(shape: Sequence[int], patch: Shape, step: float) -> np.ndarray:
 def _answers(
     network: Network, image: np.ndarray, classes: int, patch: Shape, jobs: Sequence[Job]
 ) -> Iterator[tuple[Job, np.ndarray]]:
-    """Every job with its logits (K, *patch); the batch shrinks when the device runs out of memory."""
-    batch = _first_batch(network, patch)
-    done = 0
-    while done < len(jobs):
-        group = jobs[done : done + batch]
-        boxes = [tuple(slice(s, s + p) for s, p in zip(start, patch, strict=True)) for start, _ in group]
-        flips = [tuple(axis + 1 for axis in flip) for _, flip in group]
-        x = np.stack([np.flip(image[(slice(None), *b)], f) for b, f in zip(boxes, flips, strict=True)])
-        x = x.astype(np.float32, copy=False)
-        try:
-            logits = network(x)
-        except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            if batch == 1:
-                raise OutOfMemoryError(
-                    f"There is not enough memory for one tile of {patch} voxels.", "Close other programs or use --cpu."
-                ) from error
-            batch //= 2
-            logger.warning("Not enough memory for %d tiles at once: going on with %d.", len(group), batch)
-            continue
+    """Every job with its logits (K, *patch)."""
+
+    def tiles(part: slice) -> np.ndarray:
+        found = []
+        for start, flip in jobs[part]:
+            box = tuple(slice(s, s + p) for s, p in zip(start, patch, strict=True))
+            found.append(np.flip(image[(slice(None), *box)], tuple(axis + 1 for axis in flip)))
+        return np.stack(found).astype(np.float32, copy=False)
+
+    for part, logits in in_batches(network, tiles, len(jobs), _first_batch(network, patch)):
         if isinstance(logits, dict) or logits.shape[1] != classes:
             raise ModelError(f"The network does not answer with {classes} classes.", "Install the model again.")
-        yield from zip(group, logits, strict=True)
-        done += len(group)
+        yield from zip(jobs[part], logits, strict=True)
 
 
 def _first_batch(network: Network, patch: Shape) -> int:
@@ -250,12 +235,6 @@ def _first_batch(network: Network, patch: Shape) -> int:
 
     free, _ = torch.cuda.mem_get_info(device)
     return int(np.clip(MEMORY_SHARE * free // (BYTES_PER_VOXEL * np.prod(patch)), 1, LARGEST_BATCH))
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # Without importing torch where it does not run.
-    torch = sys.modules.get("torch")
-    return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
 
 
 def _shift(band: np.ndarray, axis: int, rows: int) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from spineps.volume import Volume
 
 WEIGHTS_FILE = "weights.npz"
+#: Voxels that are given to an instance network at once on a CPU.
+CPU_VOXELS = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,17 +151,24 @@ class InstanceModel(Model):
         Returns:
             (N, X, Y, Z) uint8.
         """
-        channels = self.network.spec.in_channels
+        from spineps.inference.batches import in_batches, on_gpu
+
+        channels, stride = self.network.spec.in_channels, self.network.spec.stride
         answers = np.zeros(cutouts.shape, np.uint8)
-        for start in range(0, len(cutouts), batch_size):
-            batch = cutouts[start : start + batch_size]
-            padded = _padded(batch, self.network.spec.stride)
+        if not on_gpu(self.network):
+            # Large cutouts gain nothing from company on a CPU, and four of 248 x 304 x 64 need 6 GB.
+            batch_size = min(batch_size, max(CPU_VOXELS // max(cutouts[:1].size, 1), 1))
+
+        def inputs(part: slice) -> np.ndarray:
+            padded = _padded(cutouts[part], stride)
             # A network with one channel sees labels / 9; 2.1.3 first clears labels beyond the channels, so all of them.
-            logits = self.network(one_hot(padded, channels) if channels > 1 else padded[:, None].astype(np.float32) / 9)
+            return one_hot(padded, channels) if channels > 1 else padded[:, None].astype(np.float32) / 9
+
+        for part, logits in in_batches(self.network, inputs, len(cutouts), batch_size):
             if isinstance(logits, dict):
                 raise ModelError(f"{self.name} is not an instance model.", "Choose an instance model.")
-            best = logits.argmax(axis=1).astype(np.uint8)
-            answers[start : start + batch_size] = best[:, : batch.shape[1], : batch.shape[2], : batch.shape[3]]
+            x, y, z = cutouts.shape[1:]
+            answers[part] = logits.argmax(axis=1)[:, :x, :y, :z]
         lut = np.zeros(256, np.uint8)
         lut[list(range(len(self.config.class_ids)))] = self.config.class_ids
         return lut[answers]
@@ -213,8 +222,11 @@ def weight_files(folder: Path, config: InferenceConfig) -> list[Path]:
 
 def one_hot(labels: np.ndarray, channels: int) -> np.ndarray:
     """(N, X, Y, Z) labels to (N, channels, X, Y, Z) float32; labels beyond the channels count as 0."""
-    labels = np.where(labels < channels, labels, 0)
-    return np.moveaxis(np.eye(channels, dtype=np.float32)[labels], -1, 1)
+    hot = np.zeros((len(labels), channels, *labels.shape[1:]), np.float32)
+    for channel in range(1, channels):
+        hot[:, channel] = labels == channel
+    hot[:, 0] = (labels == 0) | (labels >= channels)
+    return hot
 
 
 def _padded(x: np.ndarray, stride: tuple[int, int, int]) -> np.ndarray:

@@ -33,7 +33,7 @@ class PublishedSemanticModel(SemanticModel):
         """The network of the first fold, loaded at first use."""
         if self.config.needs_crop:
             logger.warning(
-                "%s was trained on scans cropped to the spine by another network.  Nothing is cropped automatically here: "
+                "%s was trained on scans cropped to the spine by another network.  Nothing is cropped here by itself: "
                 "cut scans that show much more than the spine, or use the keyword crop of segment_image.",
                 self.config.log_name,
             )
@@ -111,8 +111,9 @@ class PublishedSemanticModel(SemanticModel):
         return out
 
     def _in_one_pass(self, sums: int) -> bool:
-        on_gpu = getattr(getattr(self.network, "device", None), "type", "cpu") != "cpu"
-        return len(self.config.folds) == 1 or on_gpu or sums > SUMS_LIMIT
+        from spineps.inference.batches import on_gpu
+
+        return len(self.config.folds) == 1 or on_gpu(self.network) or sums > SUMS_LIMIT
 
     @cached_property
     def _together(self) -> Network:
