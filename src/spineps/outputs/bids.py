@@ -84,15 +84,19 @@ def prepare_dataset(root: Path, scan: Scan) -> None:
 def write_sidecars(
     writer: Writer, semantic: Volume, instance: Volume, naming: Naming | None, scan: Scan, paths: Mapping[str, Path]
 ) -> None:
-    """Label tables and sidecars of both masks."""
+    """Label tables and sidecars of both masks, and of the uncertainty where it was written."""
     source = source_uri(scan)
+    entropy = paths["out_uncertainty"]
+    if entropy.is_file():
+        about = {"Description": "Entropy, 0 to 1, of the class probabilities.", "Sources": [source]}
+        writer.json(entropy.with_name(entropy.name.replace(".nii.gz", ".json")), {**about, "SpatialReference": source})
     for key, mask, what in (
         ("out_spine", semantic, "Structures of the spine."),
         ("out_vert", instance, "Vertebrae v, discs below them (100 + v) and their endplates (200 + v)."),
     ):
         table = label_table(mask, key == "out_vert", naming)
-        about = {name: COLUMNS[name] for name in table[0] if name in COLUMNS}
-        sidecar = {"Description": what, "Sources": [source], "SpatialReference": source, **about}
+        columns = {name: COLUMNS[name] for name in table[0] if name in COLUMNS}
+        sidecar = {"Description": what, "Sources": [source], "SpatialReference": source, **columns}
         writer.json(paths[f"{key}_json"], sidecar)
         _text(writer, paths[f"{key}_tsv"], "".join("\t".join(row) + "\n" for row in table))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,18 @@ def measure_scan(record_path: Path) -> dict[str, Any]:
         return {**found, "status": BROKEN, "message": f"{record_path.name} cannot be read.", "rows": []}
     if "final" not in record.get("stages", {}):
         return {**found, "status": UNFINISHED, "message": "Interrupted: run again to go on from here.", "rows": []}
+    from nibabel.filebasedimages import ImageFileError
+
     naming, files = record.get("naming", {}), results_beside(record_path)
     try:
         semantic, instance = read_labels(files["out_spine"]), read_labels(files["out_vert"])
         points = json.loads(files["out_ctd"].read_text(encoding="utf-8"))
         rows, touches = measure(semantic, instance, points, naming)
-    # nibabel, gzip and json each have their own words for a file cut short.
-    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
+    # nibabel, gzip and json each have their own words for a file cut short, and any JSON can stand in a points file.
+    except (
+        *(OSError, EOFError, zlib.error, ImageFileError),
+        *(ValueError, LookupError, TypeError, AttributeError),
+    ) as error:
         text = f"The results cannot be read ({type(error).__name__}: {error}). Run this scan again."
         return {**found, "status": BROKEN, "message": text.replace(str(record_path.parent), "."), "rows": []}
     axis = next(k for k, code in enumerate(instance.axcodes) if code in "SI")

@@ -332,7 +332,7 @@
 
   // --- start --------------------------------------------------------------------------------------------------------
   const number = (test) => scans.filter(test).length;
-  const statuses = [...new Set(scans.map((scan) => scan.status))].sort();
+  const statuses = ["done", "failed", "broken", "unfinished"].filter((s) => scans.some((scan) => scan.status === s));
   $("status").append(new Option("all", ""), ...statuses.map((status) => new Option(status, status)));
   $("counts").textContent = statuses.map((s) => number((scan) => scan.status === s) + " " + s).join(" · ");
   for (const flag of data.flags) {
