@@ -54,7 +54,7 @@ CHECKPOINTS: dict[str, Any] = {
 }  # fmt: skip
 QUICK: dict[str, Any] = {
     "random": {"zoom": [1.5, 1.5, 1.65], "patch": [96, 128, 64], "features": [16, 32, 64, 128, 128, 128]},
-    "instance": {"zoom": [1.5, 1.5, 1.65], "cutout": [124, 152, 64]},
+    "instance": {"zoom": [1.5, 1.5, 1.65], "cutout": [128, 152, 64]},
     "labeling": {"size": [96, 96, 32]},
 }
 
