@@ -196,6 +196,31 @@ def test_bids_app(data_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "--skip-bids-validation" in capsys.readouterr().err
 
 
+def test_commands_pass_on_what_they_were_given(data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from spineps.cli import batch
+
+    given: list[dict] = []
+
+    def instead(folder: Path, names: object, how: object, reporter: object, **keywords: object) -> dict:
+        given.append({"folder": folder, **keywords})
+        return {"seen": 1, "processed": 1, "already_done": 0, "failed": 0, "failures": []}
+
+    monkeypatch.setattr(batch, "run_dataset", instead)
+    out = tmp_path / "out"
+    labels = ["--participant_label", "01", "02", "--n-procs", "3", "-w", str(tmp_path / "w"), "--skip-bids-validation"]
+    with pytest.raises(SystemExit) as end:
+        main(["bids", str(data_set), str(out), "participant", *labels])
+    assert end.value.code == 0
+    wanted = {"folder": data_set, "layout": "bids", "derivative_name": str(out), "work_folder": tmp_path / "w"}
+    wanted |= {"participant_label": ["01", "02"], "session_label": (), "workers": 3, "rawdata_name": "."}
+    assert given[0].items() >= wanted.items()
+    run(data_set, out, layout="bids")
+    with pytest.raises(SystemExit) as end:
+        main(["dataset", "-i", str(data_set), "-dn", str(out), "--layout", "bids", "--group"])
+    assert end.value.code == 0 and given[1]["layout"] == "bids"
+    assert "<h1>raw</h1>" in (out / "group" / "index.html").read_text()
+
+
 def test_several_labels_after_one_option() -> None:
     given = ["bids", "--session-label", "a", "b", "--n-procs", "2", "in", "out", "group"]
     wanted = ["bids", "--session-label", "a", "--session-label", "b", "--n-procs", "2", "in", "out", "group"]
