@@ -68,15 +68,14 @@ def test_a_body_cut_by_the_image_is_lost_as_it_was() -> None:
     assert published_centres(g["sem_in"], 30, True, 1.5) == pytest.approx(g["coms"], abs=1e-9)
 
 
-def test_a_block_that_erosion_cannot_part_is_cut_at_half_its_volume() -> None:
+def test_a_block_that_erosion_cannot_part_stays_whole() -> None:
+    """Measured: 2.1.3 fails to cut it, says so and goes on."""
     sem = np.zeros((24, 150, 24), np.uint8)
     for top, height in ((4, 14), (26, 14), (48, 36), (92, 14), (114, 14)):
         sem[4:20, top : top + height, 4:20] = 49
         sem[4:20, top + height + 1 : top + height + 5, 4:20] = 100
-    sem[11:13, 66:70, 11:13] = 100
-    assert len(published_centres(sem, 10, False, 1.0)) == 5
-    found = published_centres(sem, 10, True, 1.0)
-    assert len(found) == 6 and found[2, 1] - found[3, 1] == pytest.approx(16, abs=2)
+    sem[20:23, 66:70, 11:13] = 100
+    assert len(published_centres(sem, 10, True, 1.0)) == 5
 
 
 @pytest.mark.parametrize("silent", [2, 0])

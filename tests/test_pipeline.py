@@ -174,10 +174,11 @@ class Recorded(Oracle):
     """Published semantic model: class indices of a recorded mask, nothing else."""
 
     asked: int = 0
+    image: np.ndarray | None = None
 
     def labels(self, image: Volume, step_size=None, tta=None, progress=None) -> np.ndarray:
         self.asked += 1
-        self.seen = image.shape
+        self.seen, self.image = image.shape, image.array
         truth = self.truth.on(Grid(image.shape, image.affine)).array
         return relabel(truth, {label: k for k, label in self.config.labels.items()}).astype(np.uint8)
 
@@ -189,11 +190,13 @@ def test_published_models_give_the_masks_of_a_recorded_run() -> None:
     raw, instance = (Volume(g[k], g["raw_affine"]) for k in ("raw_semantic", "raw_instance"))
     labels = {k: int(v) for k, v in enumerate(np.unique(raw.array)[1:], 1)}
     model = Recorded(raw, config(recipe="published", zoom_min=zoom, zoom_max=zoom, labels=labels))
-    scan = Volume(np.random.default_rng(0).integers(1, 900, g["semantic"].shape).astype(np.int16), g["affine"])
+    # Whole numbers, as the reader gives them: the network must see them rounded, as they were.
+    scan = Volume(np.random.default_rng(0).integers(1, 900, g["semantic"].shape).astype(np.float32), g["affine"])
     options = options_from_keywords(proc_sem_n4_bias_correction=False)
     published = Models(model, ByHeight(config(recipe="published", modalities=(Modality.SEG,))))
     found = segment_volume(scan, published, options, instance=instance)
     assert (model.asked, model.calls, model.seen) == (1, 0, raw.shape)
+    assert model.image is not None and model.image.dtype == np.int16
     assert np.array_equal(found.stage.mask.array, raw.array) and found.stage.probabilities is None
     assert np.allclose(found.stage.mask.affine, raw.affine, atol=1e-4)
     assert np.array_equal(found.semantic.array, g["semantic"])

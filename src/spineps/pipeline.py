@@ -133,10 +133,11 @@ def semantic_stage(
     """Pre-processing and semantic phase."""
     from spineps.inference.resample import argmax_on_grid, entropy_on_grid
     from spineps.phases.components import relabel
-    from spineps.phases.preprocess import preprocess
+    from spineps.phases.preprocess import preprocess, whole_numbers
     from spineps.phases.semantic import clean_semantic, predict_semantic
 
     seen = volume.cropped(crop) if crop is not None else volume
+    seen = whole_numbers(seen) if model.config.published else seen
     progress("preprocess", 0, 1)
     padding = options.preprocess.pad if model.config.published else 0
     image = preprocess(seen, replace(options.preprocess, pad=padding))

@@ -27,6 +27,7 @@ from spineps.phases.landmarks import (
     measure_bodies,
     size_evidence,
 )
+from spineps.phases.preprocess import whole_numbers
 from spineps.phases.scores import Heads, relation_costs, score_table, t13_costs
 from spineps.phases.solver import INDEX, N_STATES, STATES, Path, Rules, best_path, name_probabilities, to_states
 from spineps.volume import Volume
@@ -119,7 +120,7 @@ def _name_as_published(
     size = getattr(spec, "final_size", model.config.cutout_size)
     upright = UPRIGHT in str(getattr(spec, "ds_name", ""))
     ids = [b.id for b in named]
-    x, seen = published_inputs(image, semantic, instance, ids, model.config, size, upright)
+    x, seen = published_inputs(whole_numbers(image), semantic, instance, ids, model.config, size, upright)
     if not seen:
         return _nothing()
     named = [b for b in named if b.id in seen]

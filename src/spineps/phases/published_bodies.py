@@ -95,8 +95,7 @@ def _cut(labels: np.ndarray, body: int) -> None:
     mask = labels[box] == body
     plane = parting_plane(mask)
     if plane is None:
-        # Erosion does not part it: a level cut at half its volume (the published rule is known in outline only).
-        filled = np.cumsum(mask.sum(axis=(0, 2)))
-        plane = np.array([0.0, float(np.searchsorted(filled, filled[-1] / 2)), 0.0]), np.array([0.0, -1.0, 0.0])
+        logger.info("one body is much larger than its neighbours, but erosion does not part it")
+        return
     logger.info("one body is much larger than its neighbours and is cut")
     labels[box][halves(mask, *plane) == 2] = int(labels.max()) + 1
