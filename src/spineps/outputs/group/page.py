@@ -56,12 +56,12 @@ class Thumbnails:
         try:
             with Image.open(snapshot) as picture:
                 small = picture.crop(_sagittal(picture)).convert("RGB")
-            small.thumbnail((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+            small.thumbnail((WIDTH, HEIGHT), Image.Resampling.LANCZOS, reducing_gap=2)
         except (OSError, ValueError, SyntaxError) as error:  # Pillow calls a damaged PNG a syntax error
             logger.warning("No thumbnail from %s: %s", snapshot.name, error)
             return ""
         with Writer() as writer:
-            writer.write(self.folder / name, lambda stream: small.save(stream, kind.upper(), quality=QUALITY))
+            writer.write(self.folder / name, lambda stream: small.save(stream, kind.upper(), quality=QUALITY, method=2))
         return f"{THUMBS}/{name}"
 
     def forget_others(self, names: Iterable[str]) -> None:
