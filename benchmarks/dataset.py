@@ -415,6 +415,8 @@ def judge(root: Path, out: Path, good: set[str], accidents: Accidents, runs: int
     tell("faults", "scans", all=len(tasks), good=len(good), whole=len(whole), lost=len(good - whole))
     tell("faults", "done twice", scans=sum(n > 1 for n in done.values()), without_line=len(good - set(done)))
     tell("faults", "half-written files", files=len(half))
+    full = (root / "main.log").read_text(encoding="utf-8", errors="replace").count(" failed WRITE ")
+    tell("faults", "failed on the full disk, then done", scans=full)
     tell("faults", "accidents", **Counter(accidents.log), runs=runs)
     tell("faults", "started more than once", scans=sum(n > 1 for n in starts.values()), at_most=max(starts.values()))
     tell("faults", "seconds", wall=seconds, useful_work=useful, lost_with_killed_scans=lost)

@@ -240,9 +240,8 @@ class TestDask:
             distributed.LocalCluster(
                 n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
             ) as local,
-            distributed.Client(local) as client,
         ):
-            _, entries = go(tmp_path, cluster.DaskPool(client), timeout=2.0)
+            _, entries = go(tmp_path, cluster.connected(local.scheduler_address), timeout=2.0)
         said = {name: (e.status, e.code, e.attempt) for name, e in entries.items()}
         assert said == {
             **{f"{n}": (book.DONE, "OK", 1) for n in range(4)},
