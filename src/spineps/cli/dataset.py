@@ -171,9 +171,11 @@ def status(
     from spineps.cli.report import print_json
     from spineps.dataset.ledger import FOLDER
     from spineps.dataset.status import dataset_status
+    from spineps.outputs.paths import derivative_folder
 
-    here = folder.name == FOLDER or (folder / FOLDER).is_dir()
-    found = dataset_status(folder if here else folder / derivative_name)
+    places = [folder, *(derivative_folder(folder, derivative_name, layout) for layout in ("published", "bids"))]
+    here = [place for place in places if place.name == FOLDER or (place / FOLDER).is_dir()]
+    found = dataset_status(here[0] if here else places[1])
     if as_json:
         print_json(found)
         return
