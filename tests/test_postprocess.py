@@ -240,3 +240,17 @@ def test_dens_goes_to_c2_only_when_there_is_one():
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="differ in shape"):
         run(np.zeros((3, 3, 3), np.uint8), np.zeros((3, 3, 4), np.uint16))
+
+
+@pytest.mark.parametrize(("code", "third", "given"), [(42, False, 2), (49, False, 1), (42, True, 1)])
+def test_a_loose_spinous_process_goes_to_the_only_other_vertebra_beside_it(code: int, third: bool, given: int) -> None:
+    """As measured on 2.1.3: pieces two and three of an instance, judged by what lies in their box."""
+    sem, inst = np.zeros((30, 30, 9), np.uint8), np.zeros((30, 30, 9), np.uint16)
+    for number, rows in ((1, slice(2, 10)), (2, slice(14, 26))):
+        sem[2:12, rows, 2:7], inst[2:12, rows, 2:7] = 49, number
+        sem[16:24, rows, 4], inst[16:24, rows, 4] = 42, number
+    inst[16:24, 20:26, 4], sem[16:24, 20:26, 4] = 1, code
+    if third:
+        inst[20:24, 18:20, 4], sem[20:24, 18:20, 4] = 3, 42
+    piece = post.give_away_posterior_fragments(sem, inst)[16:24, 20:26, 4]
+    assert (piece == given).all()

@@ -24,6 +24,7 @@ from spineps.anatomy import (
 )
 from spineps.options import PostOptions
 from spineps.phases.components import (
+    boxes,
     centres,
     counts,
     grow,
@@ -196,32 +197,22 @@ def join_split_top(sem: np.ndarray, inst: np.ndarray, zoom: Sequence[float]) -> 
 
 
 def give_away_posterior_fragments(sem: np.ndarray, inst: np.ndarray) -> np.ndarray:
-    """Step d: beyond its three largest pieces, an instance's pieces of nothing but arch and spinous process go to the
-    other instance whose larger pieces they touch, if there is exactly one."""
+    """Step d: an instance's second or third piece, if nothing but arch and spinous process, goes to the only other
+    instance in its bounding box (grown by a voxel); with several or none there it stays."""
     out = inst.copy()
-    box = bounding_box(inst)
+    box = bounding_box(inst, 1)
     if box is None:
         return out
-    part, kind = out[box], sem[box]
-    components, count = label_components(part, 26)
-    posterior = overlap_counts(components, is_in(kind, (ARCUS, SPINOSUS)))
-    owner = np.zeros(count + 1, inst.dtype)
-    extra = np.zeros(count + 1, bool)
+    part, changed = inst[box], out[box]
+    components, _ = label_components(part, 26)
+    elsewhere = overlap_counts(components, is_in(sem[box], (ARCUS, SPINOSUS)))[:, 0]
+    where = boxes(components)
     for instance, ranked in ranked_components(part, components).items():
-        owner[ranked] = instance
-        if instance < SACRUM:
-            extra[[c for c in ranked[3:] if not posterior[c, 0]]] = True
-    if not extra.any():
-        return out
-    size = posterior.sum(axis=1)
-    loose = extra[components]
-    target = np.zeros(count + 1, inst.dtype)
-    for piece, found in touching(np.where(loose, components, 0), np.where(loose, 0, components), 26).items():
-        others = {int(owner[c]) for c in found if size[c] > size[piece]}
-        if len(others) == 1:
-            target[piece] = others.pop()
-    where = target[components] > 0
-    part[where] = target[components[where]]
+        for piece in ranked[1:3] if instance < SACRUM else ():
+            i, j, k = (slice(max(s.start - 1, 0), s.stop + 1) for s in where[piece])
+            others = set(np.unique(part[i, j, k]).tolist()) - {0, instance}
+            if len(others) == 1 and not elsewhere[piece]:
+                changed[i, j, k][components[i, j, k] == piece] = others.pop()
     return out
 
 
