@@ -97,7 +97,6 @@ def semantic() -> None:
     if JOB.get("raw"):
         # The same prepared image as for the other side: what differs then is the network's part alone.
         ready = labels(JOB["ready"])
-        ready = ready.with_array(ready.array.astype(np.float32))
         with CLOCK.phase("semantic"):
             mask = predict_semantic(ready, loaded, wanted.semantic).mask
     else:
