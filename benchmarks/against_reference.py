@@ -6,7 +6,7 @@ The reference gets an environment of its own (made with pip at the first run, re
 runs in the interpreter that runs this script.  Every measurement is a process of its own; the two programs take turns;
 medians are printed.  A run takes about 40 minutes on two quiet cores, ``--quick`` a few minutes (for rehearsal only:
 smaller networks, one small scan).  ``--only`` takes some of: startup, load, random, semantic, merging, instance, post,
-labeling, sample, peak, gpu.
+labeling, sample, exact, peak, gpu.
 
 Checkpoints (see ``versus/checkpoints.py``): a random nnU-Net of the usual size at 0.75 x 0.75 x 1.65 mm; the bundled
 semantic network embedded in an nnU-Net, so that all later phases get a real spine mask; random instance and labelling
@@ -34,7 +34,20 @@ from versus.tables import SIDES, section, write_into
 HERE = Path(__file__).resolve().parent
 REFERENCE, TORCH, VISION = "spineps==2.1.3", "torch==2.13.0", "torchvision<0.29"
 SEED = 7
-LEGS = ("startup", "load", "random", "semantic", "merging", "instance", "post", "labeling", "sample", "peak", "gpu")
+LEGS = (
+    "startup",
+    "load",
+    "random",
+    "semantic",
+    "merging",
+    "instance",
+    "post",
+    "labeling",
+    "sample",
+    "exact",
+    "peak",
+    "gpu",
+)
 STRIDES = [[1, 1, 1], *([2, 2, 2] for _ in range(4))]
 #: Regions with the voxel size of a usual T2w sagittal scan of each.
 REGIONS = {"lumbar": [0.75, 0.75, 3.3], "whole": [1.0, 1.0, 3.3]}
@@ -303,19 +316,27 @@ class Bench:
                 self.results["agreement"][f"names, {region}"] = {"same": same, "of": len(shared)}
                 print(f"  names, {region}: {same} of {len(shared)} equal", flush=True)
 
+    def _sample(self, leg: str, region: str, more: list[str]) -> None:
+        answers, folders = self.answers(region), {}
+        for side in SIDES:
+            folders[side] = self.work / "whole" / leg / region / side
+            shutil.rmtree(folders[side], ignore_errors=True)
+            folders[side].mkdir(parents=True)
+            scan = folders[side] / self.image(region).name
+            shutil.copyfile(self.image(region), scan)
+            inputs = {"image": scan, "answers": answers, "models": self.paths(), "more": more}
+            self.turns(f"{leg} {region}", "sample", 1, (side,), **inputs)
+        for kind in ("spine", "vert"):
+            name = f"derivatives_seg/sub-{region}_mod-T2w_seg-{kind}_msk.nii.gz"
+            self.compare(f"{leg} {kind}, {region}", *(folders[side] / name for side in SIDES))
+
     def sample(self) -> None:
         for region in self.regions:
-            answers, folders = self.answers(region), {}
-            for side in SIDES:
-                folders[side] = self.work / "whole" / region / side
-                shutil.rmtree(folders[side], ignore_errors=True)
-                folders[side].mkdir(parents=True)
-                scan = folders[side] / self.image(region).name
-                shutil.copyfile(self.image(region), scan)
-                self.turns(f"sample {region}", "sample", 1, (side,), image=scan, answers=answers, models=self.paths())
-            for kind in ("spine", "vert"):
-                name = f"derivatives_seg/sub-{region}_mod-T2w_seg-{kind}_msk.nii.gz"
-                self.compare(f"sample {kind}, {region}", *(folders[side] / name for side in SIDES))
+            self._sample("sample", region, [])
+
+    def exact(self) -> None:
+        """Without N4, which the two programs take from different libraries, all that differs is ours."""
+        self._sample("sample --no-n4", "lumbar", ["--no-n4"])
 
     def peak(self) -> None:
         self.turns("peak", "peak", 1)

@@ -212,7 +212,7 @@ def sample() -> None:
     ]  # fmt: skip
     with CLOCK.phase("whole"):
         try:
-            main(arguments)
+            main([*arguments, *JOB.get("more", [])])
         except SystemExit as ended:
             code = int(ended.code or 0)
     for kept in (CLOCK.seconds, CLOCK.cpu):

@@ -196,6 +196,7 @@ def sample() -> None:
         "spineps", "sample", "-i", JOB["image"], "-ms", models["semantic"], "-mi", models["instance"],
         "-ml", models["labeling"], "--cpu", "--no-tta", "--step-size", str(JOB["step"]),
     ]  # fmt: skip
+    sys.argv += JOB.get("more", [])
     with CLOCK.phase("whole"):
         code = entrypoint.entry_point()
     finish(JOB, CLOCK, code=str(code), unlike=answers.worst, voxels=VOXELS)
