@@ -22,6 +22,7 @@ from spineps.dataset.pool import LocalPool, WorkerDied
 from spineps.dataset.schedule import Pool, Stop, run
 from spineps.dataset.worker import run_one
 from spineps.errors import OptionError
+from spineps.outputs import writer
 from spineps.outputs.writer import SUFFIX
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -105,6 +106,18 @@ def test_a_pool_divides_the_threads_and_replaces_the_dead() -> None:
     with pytest.raises(RuntimeError):
         pool.submit(os.getpid, None)
     assert os.environ.get("OMP_NUM_THREADS") != "3"
+
+
+def test_a_huge_folder_is_not_searched_before_every_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[Path] = []
+    monkeypatch.setattr(writer, "remove_leftovers", lambda folder: searched.append(folder) or time.sleep(0.02))
+    for _ in range(3):
+        writer.sweep(tmp_path)
+    assert searched == [tmp_path]
+    monkeypatch.setattr(writer, "remove_leftovers", searched.append)
+    for _ in range(3):
+        writer.sweep(tmp_path / "small")
+    assert len(searched) == 4
 
 
 def test_one_gpu_for_each_worker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from spineps.outputs.nifti import ImageInfo, file_sha256, from_memory, read_imag
 from spineps.outputs.paths import Scan
 from spineps.outputs.poi import poi_document, poi_object
 from spineps.outputs.provenance import FORMAT, is_current, read_record, stage_entry, stage_key
-from spineps.outputs.writer import Writer, check_writable, remove_leftovers
+from spineps.outputs.writer import Writer, check_writable, sweep
 from spineps.pipeline import Models, Progress, Segmentation, SemanticStage, segment_volume
 from spineps.volume import Box, Volume
 
@@ -273,7 +273,7 @@ class _Files:
         if job.save:
             _check_namesake(record, info, job.scan)
             for folder in {path.parent for path in job.paths.values()}:
-                remove_leftovers(folder)
+                sweep(folder)
             check_writable(self.folder)  # better found before minutes of work than after them
 
     def earlier(self) -> tuple[SemanticStage | None, Volume | None]:

@@ -20,6 +20,7 @@ from spineps.dataset.plan import Plan, Resume, compare, may_try_again
 from spineps.dataset.pool import LocalPool, WorkerDied
 from spineps.dataset.worker import Setup, Task, Work, run_one
 from spineps.errors import ErrCode, SpinepsError
+from spineps.outputs.writer import remove_leftovers
 from spineps.pipeline import Progress
 
 logger = logging.getLogger(__name__)
@@ -214,6 +215,8 @@ def _after_death(
         if false_starts[task.name] <= FALSE_STARTS:
             return task.entry(book.STARTED)
     logger.error("%s: %s", task.name, death)
+    for folder in {path.parent for path in setup.paths(task.scan).values()}:
+        remove_leftovers(folder)
     worker = last.worker if mine and last is not None else ""
     known = last.input if mine and last is not None else (0, 0)
     entry = task.entry(book.CRASHED, code="CRASHED", message=str(death), worker=worker, input=known)
