@@ -26,7 +26,11 @@ WIDTH, HEIGHT, QUALITY = 640, 400, 75
 
 
 def write_page(writer: Writer, path: Path, title: str, cards: Sequence[dict[str, Any]]) -> None:
-    """``index.html`` from the template, style and script in ``outputs/page``."""
+    """``index.html`` from the template, style and script in ``outputs/page``.
+
+    A browser keeps ratings by the names of the folders around the page, as they are now: they are found again after the
+    page was written anew, and on a stick.
+    """
     room = files("spineps.outputs") / "page"
     # The template's marks are filled in one by one, so that no text of a scan is ever taken for a mark.
     before, after = (room / "page.html").read_text(encoding="utf-8").split("<!--data-->")
@@ -34,7 +38,7 @@ def write_page(writer: Writer, path: Path, title: str, cards: Sequence[dict[str,
     after = after.replace("<!--script-->", (room / "page.js").read_text(encoding="utf-8"))
     before = before.replace("<!--title-->", html.escape(title))
     flags = [{"code": f.code, "title": f.title, "rule": f.rule, "severity": f.severity} for f in FLAGS]
-    identity = hashlib.sha256(title.encode()).hexdigest()[:12]
+    identity = hashlib.sha256("/".join(path.absolute().parts[-5:]).encode()).hexdigest()[:12]
     data = {"id": identity, "title": title, "flags": flags, "scans": cards}
     # "</script>" in a message must not end the element.
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
