@@ -199,3 +199,9 @@ def test_every_bundled_model_is_complete() -> None:
         assert get_actual_model(folder).load().network is not None
         assert len((folder / "CARD.md").read_text(encoding="utf-8")) > 200
         assert (folder / "weights.npz").stat().st_size < 10_000_000
+
+
+def test_amp_runs_the_same_instance_model_in_bfloat16() -> None:
+    model = get_instance_model()
+    assert model.amp.precision == "bf16" and model.amp is model.amp and model.precision is None
+    assert model.amp.fingerprint == model.fingerprint

@@ -60,7 +60,7 @@ class InstanceOptions:
         detect_and_solve_merged_corpi: find bodies that are fused and split them.
         fill_3d_holes: fill holes inside instances.
         batch_size: cutouts per network call.
-        amp: half precision on a GPU.
+        amp: bfloat16 arithmetic.
     """
 
     corpus_clean: bool = True

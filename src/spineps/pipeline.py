@@ -177,6 +177,7 @@ def instance_stage(semantic: SemanticStage, model: InstanceModel, options: Optio
     from spineps.phases.instance import predict_instances
 
     progress("instance", 0, 1)
+    model = model.amp if options.instance.amp else model
     return predict_instances(semantic.mask, model, options.instance, lambda done, n: progress("instance", done, n))
 
 

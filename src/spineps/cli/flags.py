@@ -73,7 +73,7 @@ Enforce12 = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", "-bs", help="Cutouts per network call.", rich_help_panel=STEPS)]
-Amp = Annotated[bool, typer.Option("--amp", help="Half precision on a GPU.", rich_help_panel=STEPS)]
+Amp = Annotated[bool, typer.Option("--amp", help="bfloat16 in the instance network.", rich_help_panel=STEPS)]
 StepSize = Annotated[
     float | None, typer.Option("--step-size", help="Tile step, fraction of the patch.", rich_help_panel=STEPS)
 ]

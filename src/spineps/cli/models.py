@@ -36,7 +36,7 @@ def models_list(as_json: flags.Json = False) -> None:
             {
                 "name": entry.name,
                 "phase": entry.phase.name.lower(),
-                "origin": entry.origin if entry.runnable else f"{entry.origin}, cannot run here",
+                "origin": entry.origin if entry.runnable else f"{entry.origin}, incomplete",
                 "modalities": " ".join(m.name for m in entry.config.modalities),
                 "log_name": entry.config.log_name,
                 "megabytes": round(size(entry.folder) / 1e6, 1),

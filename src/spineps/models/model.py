@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -140,6 +140,11 @@ class SemanticModel(Model):
 
 class InstanceModel(Model):
     """Finds in a cutout the vertebra in its centre and the ones above and below it."""
+
+    @cached_property
+    def amp(self) -> InstanceModel:
+        """The same model in bfloat16: about twice as fast where the processor has it, some borders move by a voxel."""
+        return replace(self, precision="bf16")
 
     def segment(self, cutouts: np.ndarray, batch_size: int = 4) -> np.ndarray:
         """Vertebra above (1), in the centre (2) and below (3) of each cutout, 0 elsewhere.

@@ -111,7 +111,7 @@ def process_img_nii(
         proc_inst_largest_k_cc: keep so many components of every cutout's answer; 0 keeps all.
         proc_inst_detect_and_solve_merged_corpi: find and split fused bodies.
         proc_inst_batch_size: cutouts per network call.
-        proc_inst_amp: half precision on a GPU.
+        proc_inst_amp: bfloat16 arithmetic in the instance network.
         vertebra_instance_labeling_offset: without names the first vertebra is C2 (2) or C1 (1).
         proc_lab_force_no_tl_anomaly: exactly 12 thoracic and 5 lumbar vertebrae.
         proc_fill_3d_holes: fill holes.
