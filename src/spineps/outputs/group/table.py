@@ -14,6 +14,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -172,15 +173,12 @@ def _measure_all(
         scan["picture"] = Path(os.path.relpath(results_beside(record)["out_snap"], root)).as_posix()
         return json.dumps(scan, separators=(",", ":")).encode() + b"\n", scan, True
 
-    try:
-        for number, (line, scan, new) in enumerate(_in_order(one, records, threads), 1):
-            stream.write(line)
-            cohort.add(scan)
-            group.measured += new
-            if progress is not None:
-                progress(number, len(records))
-    finally:
-        known.close()
+    for number, (line, scan, new) in enumerate(_in_order(one, records, threads), 1):
+        stream.write(line)
+        cohort.add(scan)
+        group.measured += new
+        if progress is not None:
+            progress(number, len(records))
 
 
 def _in_order(work: Callable[[Path], Any], items: Sequence[Path], threads: int) -> Iterator[Any]:
@@ -199,46 +197,34 @@ class _Known:
     """Lines of the cache of the run before, by record; only their places are kept in memory."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._places: dict[str, tuple[int, int]] = {}
-        self._handle = -1
-        try:
-            with path.open("rb") as stream:
-                place = 0
-                for line in stream:
-                    record = _record_of(line)
-                    if record:
-                        self._places[record] = (place, len(line))
-                    place += len(line)
-            self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        except OSError:
-            return
+        with suppress(OSError), path.open("rb") as stream:
+            place = 0
+            for line in stream:
+                self._places[str(_parsed(line).get("record", ""))] = (place, len(line))
+                place += len(line)
 
     def line(self, record: str, mark: list[Any]) -> bytes | None:
         """The line on ``record`` if its files are still the same."""
         if record not in self._places:
             return None
         place, length = self._places[record]
-        line = _read_at(self._handle, place, length)
-        return line if json.loads(line).get("mark") == mark else None
-
-    def close(self) -> None:
-        if self._handle >= 0:
-            os.close(self._handle)
-
-
-def _read_at(handle: int, place: int, length: int) -> bytes:
-    if hasattr(os, "pread"):
-        return os.pread(handle, length, place)
-    with open(os.dup(handle), "rb") as stream:  # noqa: PTH123
-        stream.seek(place)
-        return stream.read(length)
+        with suppress(OSError), self._path.open("rb") as stream:
+            stream.seek(place)
+            line = stream.read(length)
+            found = _parsed(line)
+            return line if found.get("record") == record and found.get("mark") == mark else None
+        return None
 
 
-def _record_of(line: bytes) -> str:
+def _parsed(line: bytes) -> dict[str, Any]:
+    """A line of the cache; empty when it is damaged, which costs measuring that scan again."""
     try:
-        return str(json.loads(line)["record"])
-    except (ValueError, KeyError, TypeError):
-        return ""  # a damaged line costs measuring this scan again
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) and line.endswith(b"\n") else {}
 
 
 def _mark(record: Path) -> list[Any]:
