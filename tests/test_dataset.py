@@ -336,8 +336,8 @@ class TestResume:
         assert (again["1"].status, again["1"].attempt) == (book.DONE, 1)
 
     @pytest.mark.parametrize(("code", "attempt", "again"), [
-        ("MEMORY", 1, True), ("MEMORY", 2, False), ("CRASHED", 1, True), ("CRASHED", 2, False), ("WRITE", 7, True),
-        ("TIMEOUT", 1, False), ("UNREADABLE", 1, False),
+        ("MEMORY", 1, True), ("MEMORY", 2, False), ("CRASHED", 1, True), ("CRASHED", 2, True), ("CRASHED", 3, False),
+        ("WRITE", 7, True), ("TIMEOUT", 1, False), ("UNREADABLE", 1, False),
     ])  # fmt: skip
     def test_what_may_be_bad_luck_is_tried_once_more(
         self, tmp_path: Path, code: str, attempt: int, again: bool

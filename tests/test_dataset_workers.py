@@ -67,7 +67,10 @@ def test_workers_that_die_hang_and_fail(tmp_path: Path) -> None:
     }
     assert str(os.getpid()) not in {output(tmp_path, entries[name]) for name in words}
     plan = make_plan(find_scans(tmp_path, [PAIR]), setup(tmp_path))
-    assert (len(plan.finished), len(plan.failed), plan.todo) == (7, 4, [])
+    assert (len(plan.finished), len(plan.failed), [t.attempt for t in plan.todo]) == (7, 3, [3])
+    _, entries = go(tmp_path, LocalPool(1))  # the deadly one is tried a last time
+    assert [(e.status, e.attempt) for e in entries.values()] == [(book.CRASHED, 3)]
+    assert not make_plan(find_scans(tmp_path, [PAIR]), setup(tmp_path)).todo
 
 
 def test_a_worker_killed_from_outside_costs_one_scan(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from spineps.outputs.paths import Scan
 
 logger = logging.getLogger(__name__)
 
-#: What has nothing to do with the scan is tried again by every run; what may be bad luck, once.
-ALWAYS_AGAIN, ONCE_AGAIN = ("WRITE", "MODEL", "NOT_FOUND"), ("MEMORY", "CRASHED")
+#: What has nothing to do with the scan is tried again by every run; what may be bad luck, up to so many attempts in all
+#: (a scan whose worker dies is tried once elsewhere by the same run, and once more by the next).
+ALWAYS_AGAIN, ATTEMPTS = ("WRITE", "MODEL", "NOT_FOUND"), {"MEMORY": 2, "CRASHED": 3}
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def _decide(plan: Plan, task: Task, entry: book.Entry | None, same: bool, how: R
 
 def may_try_again(entry: book.Entry) -> bool:
     """Is a failure worth another try without anything having changed?"""
-    return entry.code in ALWAYS_AGAIN or (entry.code in ONCE_AGAIN and entry.attempt < 2)
+    return entry.code in ALWAYS_AGAIN or entry.attempt < ATTEMPTS.get(entry.code, 0)
 
 
 def explained(entries: Sequence[book.Entry]) -> Counter[tuple[str, str]]:

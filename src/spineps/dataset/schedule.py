@@ -174,6 +174,7 @@ def in_workers(tasks: Iterable[Task], setup: Setup, stop: Stop, pool: Pool) -> G
     waiting, running = deque(tasks), dict[Future[book.Entry], Task]()
     needs: dict[str, int] = {}
     false_starts: dict[str, int] = {}
+    retried: set[str] = set()
     proven = False
     try:
         while running or (waiting and not stop.asked):
@@ -191,7 +192,10 @@ def in_workers(tasks: Iterable[Task], setup: Setup, stop: Stop, pool: Pool) -> G
                     if false_starts.get(task.name) == FALSE_STARTS and not proven:
                         raise _USELESS from death
                     if entry.status == book.STARTED:
-                        waiting.appendleft(replace(task, attempt=entry.attempt))
+                        waiting.appendleft(task)
+                    elif may_try_again(entry) and entry.code == "CRASHED" and task.name not in retried:
+                        retried.add(task.name)
+                        waiting.appendleft(replace(task, attempt=task.attempt + 1))
                     else:
                         yield entry
     finally:
@@ -205,7 +209,7 @@ def in_workers(tasks: Iterable[Task], setup: Setup, stop: Stop, pool: Pool) -> G
 def _after_death(
     task: Task, death: WorkerDied, setup: Setup, journal: book.Ledger, false_starts: dict[str, int]
 ) -> book.Entry:
-    """The last word on a task whose worker died; with status ``started`` when it is to be tried (again)."""
+    """The last word on a task whose worker died; with status ``started`` when it had not even begun."""
     last = book.last_word(setup.ledger, task.name)
     mine = last is not None and last.settings == task.settings and last.attempt == task.attempt
     if mine and last is not None and last.status not in (book.STARTED, book.SKIPPED, book.CRASHED):
@@ -219,9 +223,7 @@ def _after_death(
         remove_leftovers(folder)
     worker = last.worker if mine and last is not None else ""
     known = last.input if mine and last is not None else (0, 0)
-    entry = task.entry(book.CRASHED, code="CRASHED", message=str(death), worker=worker, input=known)
-    entry = journal.write(entry)
-    return replace(entry, status=book.STARTED, attempt=task.attempt + 1) if may_try_again(entry) else entry
+    return journal.write(task.entry(book.CRASHED, code="CRASHED", message=str(death), worker=worker, input=known))
 
 
 def _may_start(task: Task, running: Iterable[Task], needs: dict[str, int], pool: Pool) -> bool:
