@@ -23,16 +23,25 @@ LUMBAR = (18, 19, 20, 21, 22, 23, 24, SACRUM)
 
 
 def masks(
-    labels: tuple[int, ...] = LUMBAR, heights: dict[int, int] | None = None, front: int = 4
+    labels: tuple[int, ...] = LUMBAR,
+    heights: dict[int, int] | None = None,
+    front: int = 4,
+    wide: tuple[int, ...] = (),
+    ragged: int = 0,
 ) -> tuple[Volume, Volume]:
-    """(structures, vertebrae): bodies of 8 x 10 x 6 voxels (other heights by label), one voxel of disc between."""
+    """(structures, vertebrae): bodies of 8 x 10 x 6 voxels (other heights by label), one voxel of disc between.
+
+    ``wide`` ones reach from side to side, the ``ragged`` one with two voxels.
+    """
     semantic = np.zeros((20, 14 + 12 * len(labels), 10), np.uint16)
     instance = semantic.copy()
     top = 3
     for label in labels:
         tall = (heights or {}).get(label, 10)
-        box = np.s_[front : front + 8, top : top + tall, 2:8]
+        box = np.s_[front : front + 8, top : top + tall, 0 if label in wide else 2 : 10 if label in wide else 8]
         semantic[box], instance[box] = (SACRUM if label == SACRUM else CORPUS), label
+        if label == ragged:
+            semantic[front, top : top + 2, :2], instance[front, top : top + 2, :2] = CORPUS, label
         if label != SACRUM:
             semantic[front : front + 8, top + tall : top + tall + 1, 2:8] = DISC
             instance[front : front + 8, top + tall : top + tall + 1, 2:8] = DISC_OFFSET + label

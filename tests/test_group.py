@@ -68,6 +68,9 @@ FLAGGED: list[tuple[str, dict[str, Any], str]] = [
     ("unsure", {"confidence": {"L1": 0.49}}, "unsure"),
     ("ambiguous", {"ambiguous": True}, "ambiguous"),
     ("cut", {"pair": masks(front=0)}, "cut"),
+    ("sides", {"pair": masks(wide=(SACRUM,))}, "n/a"),
+    ("edge", {"pair": masks(ragged=21)}, "n/a"),
+    ("wide", {"pair": masks(wide=(22,))}, "cut"),
     ("unnamed", {"confidence": None, "pair": masks((2, 3, 4, 5, 6, SACRUM))}, "unnamed"),
 ]
 
@@ -77,10 +80,11 @@ def test_every_flag_and_no_other(root: Path) -> None:
         write_scan(root, f"sub-{name}_T2w", how.pop("pair", None), **how)
     found = write_group(root)
     assert {name: row["flags"] for name, row in scans(root).items()} == {f"sub-{n}": flag for n, _, flag in FLAGGED}
-    assert found.flags == {flag: 1 for _, _, flag in FLAGGED if flag != "n/a"}
+    assert found.flags == {**{flag.code: 1 for flag in FLAGS[3:]}, "cut": 2}
     odd = [row for row in rows(root / "group" / "structures.tsv") if row["flags"] != "n/a"]
-    assert {row["name"] for row in odd} == {"L2"} and odd[0]["flags"] == "neighbours"
-    assert scans(root)["sub-cut"]["touches"] == "A"
+    assert {row["name"] for row in odd if "sub-half" in row["scan"]} == {"L2"} and odd[0]["flags"] == "neighbours"
+    touched = {name: row["touches"] for name, row in scans(root).items() if row["touches"] != "n/a"}
+    assert touched == {"sub-cut": "A", "sub-sides": "RL", "sub-wide": "RL"}
 
 
 def test_cohort_finds_the_scan_that_is_odd_as_a_whole(root: Path) -> None:

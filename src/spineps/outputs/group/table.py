@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER, CACHE = "group", "cache.jsonl"
 #: Another number when what is measured changes: then everything is measured again.
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 SKIPPED = ("output_raw_", "debug_", ".")
 NOT_ENTERED = {FOLDER, "work", "spineps_ledger", "figures", "logs"}
 
