@@ -107,6 +107,9 @@ def test_only_what_changed_is_measured_again(root: Path) -> None:
     first = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
     assert write_group(root).measured == 0
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == first
+    thumbs = sorted((folder / "thumbs").iterdir())
+    thumbs[0].unlink()
+    assert write_group(root).measured == 0 and thumbs[0].is_file()
     mask = paths[1]["out_vert"]
     os.utime(mask, ns=(0, mask.stat().st_mtime_ns + 1))
     assert write_group(root).measured == 1

@@ -167,7 +167,10 @@ def _measure_all(
         mark = _mark(record)
         line = known.line(name, mark)
         if line is not None:
-            return line, json.loads(line), False
+            scan = json.loads(line)
+            if scan["thumb"] and not (group.folder / scan["thumb"]).is_file():  # deleted by hand or by another run
+                thumbnails.make(scan["scan"], results_beside(record)["out_snap"])
+            return line, scan, False
         scan = {**measure_scan(record), "record": name, "mark": mark}
         scan["thumb"] = thumbnails.make(scan["scan"], results_beside(record)["out_snap"])
         scan["picture"] = Path(os.path.relpath(results_beside(record)["out_snap"], root)).as_posix()
