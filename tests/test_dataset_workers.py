@@ -47,8 +47,8 @@ def test_workers_that_die_hang_and_fail(tmp_path: Path) -> None:
     words = {f"{n}": "good" for n in range(6)}
     scans(tmp_path, {**words, "die": "die", "once": "die-once", "hang": "hang", "bad": "bad", "boom": "boom"})
     start = time.perf_counter()
-    _, entries = go(tmp_path, LocalPool(2), timeout=2.0)
-    assert time.perf_counter() - start < 30
+    _, entries = go(tmp_path, LocalPool(2), timeout=4.0)
+    assert time.perf_counter() - start < 120
     said = {name: (e.status, e.code, e.attempt) for name, e in entries.items()}
     assert said == {
         **dict.fromkeys(words, (book.DONE, "OK", 1)),
@@ -189,7 +189,7 @@ def start(tmp_path: Path, workers: int) -> subprocess.Popen[bytes]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.time() + 20
+    deadline = time.time() + 30
     while not condition():
         assert time.time() < deadline
         time.sleep(0.02)
@@ -215,7 +215,7 @@ def test_interrupted_runs_leave_nothing_unsaid(tmp_path: Path, workers: int) -> 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_killed_runs_go_on_where_they_were(tmp_path: Path, workers: int, number: int) -> None:
-    scans(tmp_path, {"1": "good", "2": "slow 8", "3": "good"})
+    scans(tmp_path, {"1": "good", "2": "slow 40", "3": "good"})
     process = start(tmp_path, workers)
     before = time.perf_counter()
     process.send_signal(number)
@@ -225,7 +225,7 @@ def test_killed_runs_go_on_where_they_were(tmp_path: Path, workers: int, number:
     wanted = book.SKIPPED if number == signal.SIGTERM else book.CRASHED
     until(lambda: told(tmp_path)["2"] == wanted)  # a worker notices that its parent is gone
     assert told(tmp_path)["1"] == book.DONE
-    assert time.perf_counter() - before < 5
+    assert time.perf_counter() - before < 30
     assert not list(tmp_path.rglob(f"*{SUFFIX}"))
     scans(tmp_path, {"2": "good"})
     _, entries = go(tmp_path, LocalPool(1))
@@ -257,7 +257,7 @@ class TestDask:
                 n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
             ) as local,
         ):
-            _, entries = go(tmp_path, cluster.connected(local.scheduler_address), timeout=2.0)
+            _, entries = go(tmp_path, cluster.connected(local.scheduler_address), timeout=4.0)
         said = {name: (e.status, e.code, e.attempt) for name, e in entries.items()}
         assert said == {
             **{f"{n}": (book.DONE, "OK", 1) for n in range(4)},

@@ -123,6 +123,7 @@ def slurm_cluster(settings: Mapping[str, str], logs: Path) -> Any:
         job_script_prologue=[f"export OMP_NUM_THREADS={cores}"],
         job_extra_directives=[*extra, *shlex.split(settings.get("extra", ""))],
         log_directory=str(logs),
+        scheduler_options={"dashboard_address": ":0"},  # any free port: login nodes are shared
     )
 
 
