@@ -249,5 +249,5 @@ def _session(scan: Scan) -> str:
 
 
 def _listed(text: str, *bases: Path) -> Path:
-    candidates = [base.absolute() / text for base in bases]
+    candidates = [Path(os.path.normpath(base.absolute() / text)) for base in bases]
     return next((path for path in candidates if path.exists()), candidates[0])
