@@ -24,6 +24,9 @@ META = "__meta__"
 GREY_STEP = 200.0
 #: Hounsfield units from which a voxel may be bone.
 BONE_UNITS = 130.0
+#: Cord on T2w scans (looked at in 24 of SPIDER): share of the scan's height that surely holds it, its grey value as a
+#: share of the fluid's, least area.
+CORD_SHARE, CORD_GREY, CORD_MM2 = 0.2, 0.66, 20.0
 #: Label of voxels about which nothing is known (:mod:`spineps.training.loss`, which needs torch).
 UNKNOWN = 255
 
@@ -96,8 +99,39 @@ def real_arrays(folder: Path, zoom: tuple[float, float, float], held_out: Iterab
         image, labels = (_read(file).reoriented("PIR"), _read(mask).reoriented("PIR"))
         grey = spread(to_model_grid(image, zoom).array)
         shares = [to_model_grid(labels.with_array(labels.array == k), zoom).array for k in range(4)]
-        coarse = np.argmax(shares, axis=0)
+        coarse = mark_cord(grey, np.argmax(shares, axis=0), zoom)
         yield file.name.split("_")[0], np.stack([np.rint(grey * GREY_STEP), coarse]).astype(np.uint8)
+
+
+def mark_cord(grey: np.ndarray, coarse: np.ndarray, zoom: tuple[float, float, float]) -> np.ndarray:
+    """Coarse labels of a lumbar T2w scan with the cord (7) and the fluid around it (8) in its cranial fifth.
+
+    There (T11, T12) the dark compact core of the canal is cord; further down it may be cord or nerve roots, and the
+    canal (3) stays as it is.  Rows without such a core stay as well.
+
+    Args:
+        grey: (P, I, R), bright fluid.
+        coarse: (P, I, R), 3 is the canal.
+        zoom: mm.
+    """
+    from scipy.ndimage import binary_erosion, gaussian_filter, label
+
+    canal = coarse == 3
+    rows = np.flatnonzero(canal.any((0, 2)))
+    marked = coarse.copy()
+    smooth = gaussian_filter(grey.astype(np.float32), 0.4)
+    for row in rows[rows < CORD_SHARE * grey.shape[1]]:
+        near = slice(max(row - 8, 0), row + 9)
+        fluid = np.percentile(grey[:, near][canal[:, near]], 92)
+        parts, count = label(binary_erosion(canal[:, row]) & (smooth[:, row] < CORD_GREY * fluid))
+        if count == 0:
+            continue
+        sizes = np.bincount(parts.ravel())
+        sizes[0] = 0
+        if sizes.max() * zoom[0] * zoom[2] >= CORD_MM2:
+            marked[:, row][canal[:, row]] = 8
+            marked[:, row][parts == sizes.argmax()] = 7
+    return marked
 
 
 def whole_arrays(folder: Path, zoom: tuple[float, float, float], held_out: Iterable[str]) -> Iterator[Any]:

@@ -90,7 +90,9 @@ class RealFeed:
         refuse_held_out(cache, config.held_out)
         self._config, self._device = config, device
         self._scans = [torch.from_numpy(cache[name]).to(device) for name in cache.names]
-        self._labelled = [torch.nonzero((scan[1] > 0) & (scan[1] <= 5)).float() for scan in self._scans]
+        self._labelled = [
+            torch.nonzero((scan[1] > 0) & (scan[1] != 6) & (scan[1] != UNKNOWN)).float() for scan in self._scans
+        ]
         deep = [scan.shape[3] >= DEEP for scan in self._scans] if config.deep_patches else [False] * len(self._scans)
         self._deep = [k for k, is_deep in enumerate(deep) if is_deep]
         self._slabs = [k for k, is_deep in enumerate(deep) if not is_deep]

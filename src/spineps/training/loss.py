@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spineps.anatomy import CANAL_PARTS, CLASS_IDS, DISC, ENDPLATE, SACRUM, VERTEBRA_PARTS
+from spineps.anatomy import CANAL, CANAL_PARTS, CLASS_IDS, CORD, DISC, ENDPLATE, SACRUM, VERTEBRA_PARTS
 
 IGNORED = -100
 
@@ -14,7 +14,7 @@ IGNORED = -100
 PLATE = 4
 #: Ids that each coarse label may stand for.  SPIDER: 0 rest (its sacrum is not labelled), 1 vertebra, 2 disc, 3 canal,
 #: 4 endplate (split between vertebra and disc by the annotators, so it may be either).  VerSe: 5 vertebra, 6 anything
-#: else.
+#: else.  7 and 8: cord and the fluid around it, where :func:`spineps.training.cache.mark_cord` can tell them apart.
 COARSE_GROUPS: tuple[tuple[int, ...], ...] = (
     (0, SACRUM),
     (*VERTEBRA_PARTS, ENDPLATE),
@@ -23,6 +23,8 @@ COARSE_GROUPS: tuple[tuple[int, ...], ...] = (
     (ENDPLATE,),
     (*VERTEBRA_PARTS, ENDPLATE),
     (0, SACRUM, DISC, *CANAL_PARTS),
+    (CORD,),
+    (CANAL,),
 )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spineps.anatomy import CANAL, CLASS_IDS, CORPUS, DISC, ENDPLATE
+from spineps.anatomy import CANAL, CLASS_IDS, CORD, CORPUS, DISC, ENDPLATE
 from spineps.training.cache import Cache
 from spineps.training.config import TrainingConfig
 from spineps.training.feed import RealFeed, SyntheticFeed
@@ -32,7 +32,7 @@ class SemanticObjective:
         self._class_weights = torch.tensor(weights, device=device)
         self._groups = group_matrix().to(device)
         self._drawn_as = torch.tensor(
-            [CLASS_IDS.index(i) for i in (0, CORPUS, DISC, CANAL, ENDPLATE, CORPUS, 0)], device=device
+            [CLASS_IDS.index(i) for i in (0, CORPUS, DISC, CANAL, ENDPLATE, CORPUS, 0, CORD, CANAL)], device=device
         )
 
     def __call__(self, network: Callable[[Tensor], Any], step: int) -> tuple[Tensor, dict[str, float]]:
