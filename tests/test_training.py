@@ -19,7 +19,7 @@ from spineps.volume import Volume
 torch = pytest.importorskip("torch")
 
 from spineps.inference.engine import load_network  # noqa: E402
-from spineps.training.cache import Cache, real_arrays, whole_arrays, write_cache  # noqa: E402
+from spineps.training.cache import Cache, mark_cord, real_arrays, whole_arrays, write_cache  # noqa: E402
 from spineps.training.chance import Chance  # noqa: E402
 from spineps.training.config import TrainingConfig, Warp  # noqa: E402
 from spineps.training.export import averaged_weights, export, initial_weights  # noqa: E402
@@ -135,6 +135,17 @@ def test_real_cache_leaves_held_out_scans_alone(tmp_path) -> None:
     grey, coarse = found["sub-spider005"]
     assert grey.shape == (12, 16, 6) and 12 <= (coarse == 1).sum() / 6 <= 20
     assert grey[coarse == 1].mean() > 4 * grey[coarse == 0].mean()
+
+
+def test_the_cord_is_marked_where_a_dark_core_fills_the_upper_canal() -> None:
+    coarse = np.zeros((20, 60, 20), np.int64)
+    coarse[4:16, :, 4:16] = 3
+    grey = np.where(coarse == 3, 1.0, 0.2)
+    grey[8:12, :, 8:12] = 0.4
+    marked = mark_cord(grey, coarse, (1.5, 1.5, 1.5))
+    assert np.isin(marked[:, :12][coarse[:, :12] == 3], (7, 8)).all() and (marked[:, 12:] == coarse[:, 12:]).all()
+    assert (marked[9:11, :12, 9:11] == 7).all() and (marked[4:7, :12] != 7).all()
+    assert (mark_cord(np.where(coarse == 3, 1.0, 0.2), coarse, (1.5, 1.5, 1.5)) == coarse).all()
 
 
 def test_whole_vertebrae_of_ct_leave_other_bone_open(tmp_path) -> None:

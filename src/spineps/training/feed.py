@@ -22,7 +22,7 @@ from spineps.training.loss import PLATE
 from spineps.training.warp import inside, sample, sampling_points
 
 #: Coarse labels of real scans.
-VERTEBRA, DISC = 1, 2
+VERTEBRA, DISC, ELSE = 1, 2, 6
 #: Voxels across the spine from which a real scan is no slab.
 DEEP = 40
 
@@ -90,9 +90,8 @@ class RealFeed:
         refuse_held_out(cache, config.held_out)
         self._config, self._device = config, device
         self._scans = [torch.from_numpy(cache[name]).to(device) for name in cache.names]
-        self._labelled = [
-            torch.nonzero((scan[1] > 0) & (scan[1] != 6) & (scan[1] != UNKNOWN)).float() for scan in self._scans
-        ]
+        spine = [(scan[1] > 0) & (scan[1] != ELSE) & (scan[1] != UNKNOWN) for scan in self._scans]
+        self._labelled = [torch.nonzero(mask).float() for mask in spine]
         deep = [scan.shape[3] >= DEEP for scan in self._scans] if config.deep_patches else [False] * len(self._scans)
         self._deep = [k for k, is_deep in enumerate(deep) if is_deep]
         self._slabs = [k for k, is_deep in enumerate(deep) if not is_deep]
