@@ -11,7 +11,9 @@ import typer
 
 from spineps.cli import flags
 from spineps.cli.bids import bids, spread
+from spineps.cli.convert import convert_labels
 from spineps.cli.dataset import dataset_app, slurm_script
+from spineps.cli.evaluate import evaluate
 from spineps.cli.group import group
 from spineps.cli.models import models_app
 from spineps.cli.spelling import modern
@@ -29,6 +31,8 @@ app.add_typer(dataset_app, name="dataset")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(slurm_script)
 app.command()(group)
 app.command()(bids)
+app.command()(evaluate)
+app.command()(convert_labels)
 
 
 @app.callback(invoke_without_command=True)
@@ -69,6 +73,7 @@ def sample(
     tta: flags.Tta = None,
     cpu: flags.Cpu = False,
     threads: flags.Threads = None,
+    precision: flags.Precision = None,
     run_cprofiler: flags.Profile = False,
     as_json: flags.Json = False,
     verbose: flags.Verbose = False,
@@ -85,6 +90,7 @@ def sample(
             model_labeling=model_labeling,
             use_cpu=cpu,
             threads=threads,
+            precision=precision,
             derivative_name=derivative_name,
             layout=layout,
             override=_overridden(override_semantic, override_instance, override_postpair or override_ctd),
