@@ -21,6 +21,7 @@ class Named:
     """The little of a model that the schedule wants to know."""
 
     device = "cpu"
+    precision = None
 
     def __init__(self, fingerprint: str = "stub") -> None:
         self.fingerprint = fingerprint * 8

@@ -69,6 +69,7 @@ class Oracle:
     name: str = "oracle"
     origin: str = "bundled"
     fingerprint: str = "oracle-1"
+    precision: str | None = None
     calls: int = 0
     seen: tuple[int, ...] = ()
 
@@ -102,6 +103,7 @@ class ByHeight:
     name: str = "by-height"
     origin: str = "bundled"
     fingerprint: str = "by-height-1"
+    precision: str | None = None
     calls: int = 0
 
     @property

@@ -109,7 +109,7 @@ def test_both_generations_of_flags(spelling: str, scan: Path, stub_models: dict[
     assert not options["preprocess"]["crop"] and not options["preprocess"]["n4"]
     assert options["labeling"]["force_no_tl_anomaly"] and options["output"]["save_debug_data"]
     assert (stub_models["semantic name"], stub_models["instance name"]) == ("a", "b")
-    assert stub_models["semantic how"] == {"use_cpu": True, "threads": None}
+    assert stub_models["semantic how"] == {"use_cpu": True, "threads": None, "precision": None}
     assert "labeling name" not in stub_models
 
 

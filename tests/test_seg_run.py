@@ -462,3 +462,10 @@ class TestDataset:
         (tmp_path / "rawdata" / "sub-2_dixon.json").write_text('{"ImageType": ["DERIVED", "W"]}')
         answer = process_dataset(tmp_path, ByHeight(), Oracle(TRUTH), **SILENT)
         assert answer["seen"] == 1
+
+
+def test_another_precision_is_another_result(scan: Path, models: tuple[Oracle, ByHeight]) -> None:
+    assert process_img_nii(scan, *models, **QUICK)[1] == ErrCode.OK
+    assert process_img_nii(scan, *models, **QUICK)[1] == ErrCode.ALL_DONE
+    models[0].precision = "bf16"
+    assert process_img_nii(scan, *models, **QUICK)[1] == ErrCode.OK

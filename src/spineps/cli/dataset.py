@@ -74,6 +74,7 @@ def dataset(
     tta: flags.Tta = None,
     cpu: flags.Cpu = False,
     threads: flags.Threads = None,
+    precision: flags.Precision = None,
     dry_run: flags.DryRun = False,
     group: flags.Group = False,
     resume: flags.Resume = True,
@@ -102,7 +103,7 @@ def dataset(
             answer = run_dataset(
                 input,
                 (model_semantic, model_instance, model_labeling),
-                {"use_cpu": cpu, "threads": threads},
+                {"use_cpu": cpu, "threads": threads, "precision": precision},
                 reporter,
                 rawdata_name=rawdata_name,
                 derivative_name=derivative_name,

@@ -82,6 +82,10 @@ Tta = Annotated[
     typer.Option("--tta/--no-tta", help="Average with the mirrored scan.", rich_help_panel=STEPS),
 ]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Never use a GPU.", rich_help_panel=RUN)]
+Precision = Annotated[
+    str | None,
+    typer.Option("--precision", help="f32, or bf16: faster where the processor has it.", rich_help_panel=RUN),
+]
 Threads = Annotated[int | None, typer.Option("--threads", "-t", help="CPU threads.", rich_help_panel=RUN)]
 Profile = Annotated[
     bool, typer.Option("--run-cprofiler", "-rcp", help="Write spineps.prof (cProfile).", rich_help_panel=RUN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ import spineps
 from spineps.anatomy import instance_name
 from spineps.dataset.compatibility import check_input, check_models, needs_hounsfield
 from spineps.errors import ErrCode, OptionError, OutOfMemoryError, SpinepsError
+from spineps.models.model import Model
 from spineps.options import Options
 from spineps.outputs import bids, sink
 from spineps.outputs.nifti import ImageInfo, file_sha256, from_memory, read_image, read_labels
@@ -178,15 +180,22 @@ def stage_keys(job: Job, input_sha256: str) -> dict[str, str]:
         version=spineps.__version__,
         input=input_sha256,
         name_format=job.scan.format,  # tells CT from MR
-        model=models.semantic.fingerprint,
+        model=identity(models.semantic),
         preprocess=options["preprocess"],
         options=options["semantic"],
         crop=str(job.crop),
     )
-    instance = stage_key(semantic=semantic, model=models.instance.fingerprint, options=options["instance"])
-    labeling = models.labeling.fingerprint if models.labeling is not None else f"landmarks: {models.landmarks}"
+    instance = stage_key(semantic=semantic, model=identity(models.instance), options=options["instance"])
+    labeling = identity(models.labeling) if models.labeling is not None else f"landmarks: {models.landmarks}"
     final = stage_key(instance=instance, model=labeling, post=options["post"], options=options["labeling"])
     return {"semantic": semantic, "instance": instance, "final": final}
+
+
+def identity(model: Model) -> str:
+    """What decides a model's answers: its files, and the arithmetic where it is not the usual one."""
+    if model.precision in (None, "f32"):
+        return model.fingerprint
+    return hashlib.sha256(f"{model.fingerprint} {model.precision}".encode()).hexdigest()
 
 
 def effective_options(job: Job, volume: Volume) -> Options:

@@ -23,7 +23,7 @@ from typing import Any
 import spineps
 from spineps.dataset import ledger as book
 from spineps.dataset.find import Pair
-from spineps.dataset.job import Job, JobRun
+from spineps.dataset.job import Job, JobRun, identity
 from spineps.dataset.memory import peak_mb, reset_peak
 from spineps.errors import ErrCode, SpinepsError
 from spineps.models.model import Model
@@ -106,7 +106,7 @@ class Setup:
         """Of the models, 16 characters each."""
         models = self.models[self.pairs.index(pair)]
         parts = {"semantic": models.semantic, "instance": models.instance, "labeling": models.labeling}
-        return {part: model.fingerprint[:16] for part, model in parts.items() if model is not None}
+        return {part: identity(model)[:16] for part, model in parts.items() if model is not None}
 
     def packed(self, threads: int | None = None) -> bytes:
         """For other processes: models without their loaded networks, and with so many threads."""

@@ -100,6 +100,7 @@ def segment(
     model_labeling: str | LabelingModel | None = "auto",
     use_cpu: bool = False,
     threads: int | None = None,
+    precision: str | None = None,
     output_in_memory: bool = False,
     derivative_name: str = DERIVATIVE_NAME,
     override: bool | Collection[str] = False,
@@ -122,6 +123,7 @@ def segment(
             by what the masks show, without a network.
         use_cpu: never use a GPU.
         threads: CPU threads; None takes all.
+        precision: of the networks, ``"f32"`` (as None) or ``"bf16"``.
         output_in_memory: write nothing.
         derivative_name: see :func:`process_img_nii`.
         override: do everything again, or only the named stages ("semantic", "instance", "final").
@@ -145,7 +147,9 @@ def segment(
         try:
             scan = scan_from(image if on_disk else "image.nii.gz")
             chosen = (model_semantic, model_instance, model_labeling)
-            models = choose_models(scan, *chosen, image=None if on_disk else image, use_cpu=use_cpu, threads=threads)
+            models = choose_models(
+                scan, *chosen, image=None if on_disk else image, use_cpu=use_cpu, threads=threads, precision=precision
+            )
             save = on_disk and not output_in_memory
             job = Job(
                 scan,
@@ -179,6 +183,7 @@ def choose_models(
     image: Any = None,
     use_cpu: bool = False,
     threads: int | None = None,
+    precision: str | None = None,
 ) -> Models:
     """Models by name; what is not named is chosen for MR or CT by the scan's name, else by its grey values.
 
@@ -186,7 +191,7 @@ def choose_models(
     """
     from spineps.models.registry import get_instance_model, get_labeling_model, get_semantic_model
 
-    how: dict[str, Any] = {"use_cpu": use_cpu, "threads": threads}
+    how: dict[str, Any] = {"use_cpu": use_cpu, "threads": threads, "precision": precision}
     landmarks = labeling == "landmarks"
     if landmarks or (isinstance(labeling, str) and labeling.lower() == "none"):
         labeling = None
