@@ -101,7 +101,7 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.work = args, args.work
-        self.regions = ["lumbar"] if args.quick else list(REGIONS)
+        self.regions = ["lumbar"] if args.quick else args.regions.split(",")
         self.results: dict[str, Any] = {"legs": {}, "agreement": {}, "failed": {}}
         threads = str(args.threads)
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
@@ -398,6 +398,7 @@ def main() -> None:
     parser.add_argument("--tta", action="store_true", help="mirrored passes in the semantic legs (8 x slower)")
     parser.add_argument("--precision", default="", choices=["", "f32", "bf16"], help="arithmetic of our networks")
     parser.add_argument("--only", default=",".join(LEGS))
+    parser.add_argument("--regions", default=",".join(REGIONS), help="scans: lumbar, whole")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--device", help="GPU of the gpu leg (default: cuda where torch finds one)")
     parser.add_argument("--json", type=Path, help="all numbers, written after every measurement")
