@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,12 +71,11 @@ def _show(results: Sequence[ScanResult], worst: int) -> None:
 
     from spineps.evaluation.summary import summaries
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     if len(results) == 1:
         console.print(*_one_scan(results[0]), sep="\n")
     else:
-        console.print(_together(summaries(results), len(results)))
-        console.print(_worst(results[:worst]))
+        console.print(*_together(summaries(results), len(results)), _worst(results[:worst]), sep="\n")
     for result in results[: worst if len(results) > 1 else 1]:
         lines = [f"{kind}: {q.verdict}" for kind, q in result.instances.items() if q.verdict]
         for line in (*_leftovers(result.instances), *lines, *result.notes):
@@ -101,22 +101,23 @@ def _one_scan(result: ScanResult) -> list[Table]:
     return tables
 
 
-def _together(found: Mapping[str, Mapping[str, Summary]], scans: int) -> Table:
-    table = _table(f"{scans} scans", "", "measure", "n", "mean", "95 % interval", "median", "5th percentile")
-    shown = {"dice": "Dice", "assd_mm": "ASSD mm", "hd95_mm": "HD95 mm", "pq": "PQ", "rq": "RQ", "sq": "SQ"}
-    shown["name_accuracy"] = "names right"
+def _together(found: Mapping[str, Mapping[str, Summary]], scans: int) -> list[Table]:
+    parts = _table(f"{scans} scans", "structure", "n", "Dice", "95 %", "median", "5th pc", "ASSD", "HD95")
+    kinds = _table("", "instances", "n", "PQ", "95 %", "median", "5th pc", "RQ", "SQ", "names")
     for name, columns in found.items():
-        for column, label in shown.items():
-            s = columns.get(column)
-            if s is not None and s.n:
-                interval = f"{_n(s.low)} to {_n(s.high)}" if s.n > 1 else "-"
-                table.add_row(name, label, str(s.n), _n(s.mean), interval, _n(s.median), _n(s.p5))
-                name = ""
-    return table
+        table, first, *others = (
+            (parts, "dice", "assd_mm", "hd95_mm") if "dice" in columns else (kinds, "pq", "rq", "sq", "name_accuracy")
+        )
+        s = columns[first]
+        if s.n:
+            interval = f"{_n(s.low)}-{_n(s.high)}" if s.n > 1 else "-"
+            means = [_n(columns[c].mean, 2 if c.endswith("mm") else 3) for c in others]
+            table.add_row(name, str(s.n), _n(s.mean), interval, _n(s.median), _n(s.p5), *means)
+    return [table for table in (parts, kinds) if table.row_count]
 
 
 def _worst(results: Sequence[ScanResult]) -> Table:
-    table = _table("the worst first", "scan", "score", "lowest Dice", "of", "PQ vertebrae", "names right")
+    table = _table("the worst first", "scan", "score", "lowest", "of", "PQ", "names")
     for result in results:
         dice = {n: s.dice for n, s in result.structures.items() if not math.isnan(s.dice)}
         lowest = min(dice, key=lambda n: dice[n]) if dice else ""
@@ -137,10 +138,11 @@ def _table(title: str, first: str, *columns: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column(first, no_wrap=True)
     for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
+        # Only the name gives way on a narrow terminal: half a number is worth nothing.
+        table.add_column(column, justify="right", no_wrap=True, min_width=11 if column == "95 %" else 5)
     return table
 
 

@@ -137,7 +137,7 @@ def surfaces(labels: np.ndarray) -> dict[int, np.ndarray]:
     order = np.argsort(value, kind="stable")
     index, value = index[order], value[order]
     starts = np.flatnonzero(np.diff(value, prepend=0))
-    parts = np.split(index, starts[1:])
+    parts = np.split(index, starts)[1:]
     return {int(value[s]): part for s, part in zip(starts, parts, strict=True)}
 
 

@@ -48,8 +48,11 @@ class ScanResult:
 
     @property
     def score(self) -> float:
-        """Mean of the structures' Dice and of the kinds' panoptic quality, by which scans are ranked; NaN if none."""
+        """Mean of the structures' Dice, the kinds' panoptic quality and the share of right names of vertebrae, by which
+        scans are ranked; NaN if there is none.
+        """
         values = [s.dice for s in self.structures.values()] + [q.pq for q in self.instances.values()]
+        values += [self.instances["vertebra"].names_right] if "vertebra" in self.instances else []
         values = [v for v in values if not np.isnan(v)]
         return float(np.mean(values)) if values else float("nan")
 

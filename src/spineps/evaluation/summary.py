@@ -79,7 +79,7 @@ def summaries(results: Sequence[ScanResult]) -> dict[str, dict[str, Summary]]:
     for result in results:
         for row in rows_of(result):
             if row["level"] != "instance":
-                name = row["name"] if row["level"] == "structure" else f"instances: {row['name']}"
+                name = row["name"] if row["level"] == "structure" else f"each {row['name']}"
                 for column in AVERAGED:
                     if column in row:
                         values[name][column].append(row[column])
