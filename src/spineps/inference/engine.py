@@ -39,6 +39,9 @@ class Network(Protocol):
         Spatial sizes must be multiples of ``spec.stride``.
         """
 
+    def with_spec(self, spec: Spec) -> Network:
+        """The part that ``spec`` describes, with the same weights; see :func:`~.published_graphs.parts`."""
+
 
 def load_network(
     folder: Path,

@@ -117,7 +117,13 @@ class Ops(Protocol[T]):
         """Convolution with zero padding (None: half the kernel); ``weight`` is (out, in, kx, ky, kz)."""
 
     def wide_conv(self, x: T, weight: T, bias: T) -> T:
-        """:meth:`conv` of stride 1 with a large kernel, for inputs of even length along the last axis."""
+        """:meth:`conv` of stride 1 with a large kernel, for inputs of even length along the last axis.
+
+        The answer is (N, X, Y, Z, C): so it comes out of most engines, and a network may be cut here.
+        """
+
+    def channels_first(self, x: T) -> T:
+        """(N, X, Y, Z, C) to (N, C, X, Y, Z)."""
 
     def conv_transpose(self, x: T, weight: T, bias: T | None, stride: Triple, padding: Triple = (0, 0, 0)) -> T:
         """Transposed convolution whose result loses ``padding`` per side; ``weight`` is (in, out, kx, ky, kz)."""

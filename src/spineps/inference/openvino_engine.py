@@ -6,6 +6,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 #: Compiled networks kept per input shape; a scan needs one, a batch of odd scans a few.
 SHAPES_KEPT = 4
+#: Name in a graph of the answer behind which it may be cut.
+FIRST_LAYER = "first layer"
 
 
 class OpenVinoOps:
@@ -33,18 +36,20 @@ class OpenVinoOps:
         kernel: np.ndarray = weight.data
         n = len(kernel)
         if n > 8:
-            return self.conv(x, weight, bias, (1, 1, 1))
+            return _named(opset.transpose(self.conv(x, weight, bias, (1, 1, 1)), _integers([0, 2, 3, 4, 1])))
         # Eight channels fill half of a processor's vector.  Two neighbours along the last axis, computed at once as
         # sixteen channels, are 1.8 times as fast (7x7x7, 11 channels, AVX-512, measured) and equal to the last bit.
         pair = np.zeros((2 * n, *kernel.shape[1:-1], kernel.shape[-1] + 1), np.float32)
         pair[:n, ..., :-1], pair[n:, ..., 1:] = kernel, kernel
         half = [k // 2 for k in kernel.shape[2:]]
         y = opset.convolution(x, opset.constant(pair), [1, 1, 2], half, half, [1, 1, 1])
-        sizes = opset.shape_of(y)
-        first, rest = (opset.gather(sizes, _integers(at), _integers(0)) for at in ([0], [2, 3, 4]))
-        y = opset.reshape(y, opset.concat([first, _integers([2, n]), rest], 0), False)
-        y = opset.transpose(y, _integers([0, 2, 3, 4, 5, 1]))
-        return opset.add(opset.reshape(y, _integers([0, 0, 0, 0, -1]), True), _per_channel(bias))
+        y = opset.add(y, _per_channel(opset.concat([bias, bias], 0)))
+        # With the channels last, which is how the processor has them, pairs are parted without moving a number.
+        y = opset.transpose(y, _integers([0, 2, 3, 4, 1]))
+        return _named(opset.reshape(y, _integers([0, 0, 0, -1, n]), True))
+
+    def channels_first(self, x: Any) -> Any:
+        return opset.transpose(x, _integers([0, 4, 1, 2, 3]))
 
     def conv_transpose(self, x: Any, weight: Any, bias: Any | None, stride: Triple, padding: Triple = (0, 0, 0)) -> Any:
         pads = list(padding)
@@ -134,6 +139,12 @@ class OpenVinoNetwork:
             return dict(zip(self.spec.heads, answers, strict=True))
         return answers[0]
 
+    def with_spec(self, spec: Spec) -> OpenVinoNetwork:
+        """Another description of the same weights."""
+        other = copy(self)
+        other.spec, other._compiled = spec, OrderedDict()
+        return other
+
     def _request(self, shape: tuple[int, ...]) -> Any:
         if shape in self._compiled:
             self._compiled.move_to_end(shape)
@@ -147,7 +158,7 @@ class OpenVinoNetwork:
     def _graph(self, shape: tuple[int, ...]) -> Any:
         if isinstance(self._source, Path):
             # The weights stay in the file and are mapped, not read.
-            graph = self._core.read_model(self._source)
+            graph = _part(self._core.read_model(self._source), getattr(self.spec, "part", ""))
             graph.reshape(list(shape))
             return graph
         return _graph(self.spec, self._source, shape)
@@ -163,6 +174,24 @@ def _graph(spec: Spec, params: Mapping[str, np.ndarray], shape: tuple[int, ...])
     constants = {name: opset.constant(value) for name, value in params.items()}
     answer = spec.forward(OpenVinoOps(), constants, source)
     return ov.Model(list(answer.values()) if isinstance(answer, dict) else [answer], [source], "spineps")
+
+
+def _part(graph: Any, part: str) -> Any:
+    """The graph up to the answer of its first layer, or from there on; see :func:`~.published_graphs.parts`."""
+    if not part:
+        return graph
+    (layer,) = (op for op in graph.get_ops() if op.get_friendly_name() == FIRST_LAYER)
+    if part == "first":
+        return ov.Model([layer], graph.get_parameters(), "spineps")
+    source = opset.parameter(layer.get_output_partial_shape(0), np.float32, "image")
+    for entry in layer.output(0).get_target_inputs():
+        entry.replace_source_output(source.output(0))
+    return ov.Model(graph.get_results(), [source], "spineps")
+
+
+def _named(node: Any) -> Any:
+    node.set_friendly_name(FIRST_LAYER)
+    return node
 
 
 def _per_channel(node: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -175,12 +175,14 @@ class ResUNetSpec(_Json):
         classes: output channels.
         dim: channels after the first convolution and before the last.
         widths: channels of each level, finest first.
+        part: ``"first"`` layer or ``"rest"`` (see :func:`parts`); "" is the whole.
     """
 
     in_channels: int
     classes: int
     dim: int
     widths: tuple[int, ...]
+    part: str = ""
     kind: str = field(default="resunet", init=False)
 
     def __post_init__(self) -> None:
@@ -231,7 +233,14 @@ class ResUNetSpec(_Json):
         return shapes
 
     def forward(self, ops: Ops[T], params: Mapping[str, T], x: T) -> T:
-        """Logits (N, classes, X, Y, Z)."""
+        """Logits (N, classes, X, Y, Z).
+
+        The first layer alone answers (N, X, Y, Z, dim), and that is what the rest is given.
+        """
+        if self.part != "rest":
+            x = ops.wide_conv(x, params["init_conv.weight"], params["init_conv.bias"])
+        if self.part == "first":
+            return x
 
         def conv(name: str, x: T, stride: Triple = ONE, padding: Triple | None = None) -> T:
             return ops.conv(x, params[f"{name}.weight"], params[f"{name}.bias"], stride, padding)
@@ -243,7 +252,7 @@ class ResUNetSpec(_Json):
                 y = ops.leaky_relu(ops.group_norm(conv(f"{half}.proj", y), *norm, GROUPS))
             return ops.join(y, conv(f"{name}.res_conv", x) if f"{name}.res_conv.weight" in params else x, "add")
 
-        first = x = ops.wide_conv(x, params["init_conv.weight"], params["init_conv.bias"])
+        first = x = ops.channels_first(x)
         skips: list[T] = []
         last = len(self.widths) - 1
         for k in range(last + 1):
@@ -365,6 +374,13 @@ class DenseNetSpec(_Json):
 
     def _linear(self, head: str) -> list[str]:
         return [f"classification_heads.{head}" + (f".{k}" if k >= 0 else "") for k in self.layers[head]]
+
+
+def parts(spec: Spec) -> tuple[Spec, Spec] | None:
+    """The first layer and the rest of a network that sees labels one-hot; None for all others."""
+    if not isinstance(spec, ResUNetSpec) or spec.in_channels == 1:
+        return None
+    return replace(spec, part="first"), replace(spec, part="rest")
 
 
 _KINDS: dict[str, type[Any]] = {"nnunet": NnUNetSpec, "resunet": ResUNetSpec, "densenet": DenseNetSpec}

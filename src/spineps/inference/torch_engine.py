@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 
 import numpy as np
 import torch
@@ -22,7 +23,10 @@ class TorchOps:
         return F.conv3d(x, weight, bias, stride=stride, padding=padding or (kx // 2, ky // 2, kz // 2))
 
     def wide_conv(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return self.conv(x, weight, bias, (1, 1, 1))
+        return self.conv(x, weight, bias, (1, 1, 1)).movedim(1, -1)
+
+    def channels_first(self, x: Tensor) -> Tensor:
+        return x.movedim(-1, 1)
 
     def conv_transpose(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Triple, padding: Triple = (0, 0, 0)
@@ -96,6 +100,12 @@ class TorchNetwork:
         version = ".".join(torch.__version__.split(".")[:2])
         self.device_name = f"{machine} (torch {version}, {precision or 'f32'})"
         self._params = {name: torch.tensor(p, device=self.device) for name, p in params.items()}
+
+    def with_spec(self, spec: Spec) -> TorchNetwork:
+        """Another description of the same parameters."""
+        other = copy(self)
+        other.spec = spec
+        return other
 
     @torch.inference_mode()
     def __call__(self, x: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:

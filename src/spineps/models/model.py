@@ -146,18 +146,30 @@ class InstanceModel(Model):
         """The same model in bfloat16: about twice as fast where the processor has it, some borders move by a voxel."""
         return replace(self, precision="bf16")
 
+    @cached_property
+    def _parts(self) -> tuple[Network | None, Network]:
+        """The first layer, where it need not be computed everywhere, and what is to be run on cutouts."""
+        from spineps.inference.published_graphs import parts
+
+        if (specs := parts(self.network.spec)) is None:
+            return None, self.network
+        return self.network.with_spec(specs[0]), self.network.with_spec(specs[1])
+
     def segment(self, cutouts: np.ndarray, batch_size: int = 4) -> np.ndarray:
         """Vertebra above (1), in the centre (2) and below (3) of each cutout, 0 elsewhere.
 
         Args:
-            cutouts: (N, X, Y, Z) uint8, semantic labels after ``config.mapping``.
+            cutouts: (N, X, Y, Z) uint8, semantic labels after ``config.mapping``; if they know their scan
+                (:class:`~spineps.inference.first_layer.Cutouts`), work is done once for all of them.
             batch_size: cutouts per network call.
 
         Returns:
             (N, X, Y, Z) uint8.
         """
         from spineps.inference.batches import in_batches, on_gpu
+        from spineps.inference.first_layer import Cutouts, first_layer
 
+        first, network = self._parts
         channels, stride = self.network.spec.in_channels, self.network.spec.stride
         answers = np.zeros(cutouts.shape, np.uint8)
         if not on_gpu(self.network):
@@ -166,10 +178,19 @@ class InstanceModel(Model):
 
         def inputs(part: slice) -> np.ndarray:
             padded = _padded(cutouts[part], stride)
+            if first is not None:
+                plain = np.asarray(padded)
+                # Appended zeros may lie where the scan goes on.
+                if isinstance(cutouts, Cutouts) and plain.shape[1:] == cutouts.shape[1:]:
+                    pairs = zip(plain, cutouts.starts[part], strict=True)
+                    layers = [first_layer(first, labels, channels, cutouts.scan, start) for labels, start in pairs]
+                else:
+                    layers = [first_layer(first, labels, channels) for labels in plain]
+                return np.stack(layers) if len(layers) > 1 else layers[0][None]
             # A network with one channel sees labels / 9; 2.1.3 first clears labels beyond the channels, so all of them.
             return one_hot(padded, channels) if channels > 1 else padded[:, None].astype(np.float32) / 9
 
-        for part, logits in in_batches(self.network, inputs, len(cutouts), batch_size):
+        for part, logits in in_batches(network, inputs, len(cutouts), batch_size):
             if isinstance(logits, dict):
                 raise ModelError(f"{self.name} is not an instance model.", "Choose an instance model.")
             x, y, z = cutouts.shape[1:]

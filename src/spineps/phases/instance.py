@@ -15,6 +15,7 @@ import numpy as np
 
 from spineps.anatomy import CORPUS, VERTEBRA_PARTS
 from spineps.errors import EmptyError
+from spineps.inference.first_layer import Cutouts, Scan
 from spineps.options import InstanceOptions
 from spineps.phases.components import (
     NEIGHBOURS,
@@ -143,10 +144,12 @@ def ask(
     size = Grid(config.cutout_size, semantic.grid.reoriented(config.orientation).affine).reoriented("PIR").shape
     known = mapped > 0
     starts = [[int(c) - n // 2 for c, n in zip(_centre_inside(known, centre), size, strict=True)] for centre in centres]
-    answers = []
+    answers, scan = [], Scan(mapped)
     for first in range(0, len(starts), options.batch_size):
         batch = starts[first : first + options.batch_size]
         cutouts = np.stack([_turned(_cutout(mapped, s, size), semantic.affine, config.orientation) for s in batch])
+        if config.orientation == "PIR":
+            cutouts = Cutouts.of(cutouts, scan, batch)
         results = model.segment(cutouts, options.batch_size)
         back_affine = semantic.grid.reoriented(config.orientation).affine
         for start, result in zip(batch, results, strict=True):
