@@ -26,7 +26,7 @@ from spineps.evaluation.instances import KINDS, best_pairs, match
 from spineps.evaluation.metrics import Compared, compare, iou_of
 from spineps.evaluation.numbering import NUMBERINGS, name_of, renumbered
 from spineps.evaluation.pairs import find_pairs
-from spineps.evaluation.run import Settings, evaluate_pairs, read_mask
+from spineps.evaluation.run import Settings, evaluate_pair, evaluate_pairs, read_mask
 from spineps.evaluation.scan import as_labels, evaluate_instances, evaluate_structures, on_reference
 from spineps.evaluation.summary import as_document, as_tsv, rows_of, summarise, worst_first
 from spineps.outputs.writer import Writer
@@ -268,7 +268,7 @@ def test_reference_of_another_tool() -> None:
     assert found["disc"].pq == found["vertebra"].pq == 1
     with_foreign = theirs.with_array(np.where(theirs.array == 41, 7, theirs.array))
     assert evaluate_instances(volume(inst), with_foreign, "totalspineseg")[1] == [
-        "not compared, of the reference: unknown (7)"
+        "not compared, of the reference: not of a spine: 7"
     ]
 
 
@@ -340,6 +340,8 @@ def test_pairs_by_name(tmp_path: Path) -> None:
     ]
     with pytest.raises(InputNotFoundError):
         find_pairs(tmp_path / "p", tmp_path / "nowhere")
+    with pytest.raises(OptionError, match="the other kind"):
+        find_pairs(tmp_path / "p" / names["p"][6], tmp_path / "r" / names["r"][0])
 
 
 def test_command_over_folders(tmp_path: Path) -> None:
@@ -396,6 +398,15 @@ def test_what_cannot_be_compared_does_not_stop_the_rest(tmp_path: Path) -> None:
     assert "not compared: sub-1" in done.output
     with pytest.raises(OptionError):
         Settings(reference_labels="other")
+
+
+def test_kinds_are_told_by_the_codes_where_names_do_not_tell(tmp_path: Path) -> None:
+    vert = write(tmp_path / "a.nii.gz", column())
+    spine = write(tmp_path / "b.nii.gz", structures_of(column()))
+    assert evaluate_pair(find_pairs(vert, vert)[0][0], Settings()).instances["vertebra"].pq == 1
+    assert evaluate_pair(find_pairs(spine, spine)[0][0], Settings()).structures["vertebral body"].dice == 1
+    with pytest.raises(OptionError, match="the other kind"):
+        evaluate_pair(find_pairs(vert, spine)[0][0], Settings())
 
 
 def test_summary_leaves_out_what_is_not_there() -> None:

@@ -126,11 +126,12 @@ def renumbered(labels: np.ndarray, source: str, target: str) -> tuple[np.ndarray
 def lost_names(lost: Sequence[int], source: str) -> list[str]:
     """What the lost numbers were.
 
-    >>> lost_names([28, 99], "spineps")
-    ['T13 (28)', 'unknown (99)']
+    >>> lost_names([28, 98, 99], "spineps")
+    ['T13 (28)', 'not of a spine: 98, 99']
     """
     ours = NUMBERINGS[source].ours
-    return [f"{name_of(ours[i]) if i in ours else 'unknown'} ({i})" for i in lost]
+    other = ", ".join(str(i) for i in lost if i not in ours)
+    return [f"{name_of(ours[i])} ({i})" for i in lost if i in ours] + ([f"not of a spine: {other}"] if other else [])
 
 
 def itksnap_table(colors: dict[int, tuple[str, str]]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from spineps.errors import InputNotFoundError
+from spineps.errors import InputNotFoundError, OptionError
 from spineps.outputs.paths import SUFFIXES, strip_suffix
 
 #: Values of the ``seg`` entity that tell the kind of a mask, in both layouts.
@@ -40,6 +40,7 @@ def find_pairs(prediction: Path, reference: Path, foreign: bool = False) -> tupl
 
     Raises:
         InputNotFoundError: a path does not exist, or one is a file and the other a folder, or no pair is found.
+        OptionError: by its name, the reference is another kind of mask.
     """
     for path in (prediction, reference):
         if not path.exists():
@@ -49,7 +50,10 @@ def find_pairs(prediction: Path, reference: Path, foreign: bool = False) -> tupl
             f"{prediction} and {reference} are not both files or both folders.", "Give two files or two folders."
         )
     if not prediction.is_dir():
-        kind = kind_by_name(prediction) or (None if foreign else kind_by_name(reference))
+        kinds = kind_by_name(prediction), None if foreign else kind_by_name(reference)
+        if None not in kinds and kinds[0] != kinds[1]:
+            raise other_kind_error(prediction, reference)
+        kind = kinds[0] or kinds[1]
         pairs = [Pair(scan_name(prediction), prediction, reference, kind)]
         others = _other_kind(prediction), reference if foreign else _other_kind(reference)
         if others[0] is not None and others[1] is not None and others[0] != prediction:
@@ -62,6 +66,13 @@ def find_pairs(prediction: Path, reference: Path, foreign: bool = False) -> tupl
             "Names must agree in their entities (sub-, ses-, acq-, run- ...), or be equal.",
         )
     return pairs, alone
+
+
+def other_kind_error(prediction: Path, reference: Path) -> OptionError:
+    """Structures cannot be held against vertebrae."""
+    return OptionError(
+        f"{reference} is the other kind of mask than {prediction}.", "Compare seg-spine or seg-vert masks."
+    )
 
 
 def kind_by_name(path: Path) -> str | None:

@@ -8,9 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spineps.errors import OptionError, SpinepsError, UnreadableInputError
-from spineps.evaluation.pairs import Pair
-from spineps.evaluation.scan import LABELS, ScanResult, as_labels, evaluate_instances, evaluate_structures, kind_of
-from spineps.evaluation.scan import on_reference as _on_reference
+from spineps.evaluation.pairs import Pair, other_kind_error
+from spineps.evaluation.scan import (
+    LABELS,
+    ScanResult,
+    as_labels,
+    evaluate_instances,
+    evaluate_structures,
+    kind_of,
+    on_reference,
+)
 from spineps.outputs.nifti import read_labels
 from spineps.volume import Volume
 
@@ -51,12 +58,15 @@ def evaluate_pair(pair: Pair, settings: Settings) -> ScanResult:
     """Read and compare one pair of masks.
 
     Raises:
-        SpinepsError: a mask cannot be read, or the two do not lie on the same grid.
+        SpinepsError: a mask cannot be read, or the two do not lie on the same grid or are not of the same kind.
     """
     reference = read_mask(pair.reference)
     given = read_mask(pair.prediction)
     kind = pair.kind or kind_of(given.array)
-    prediction = _on_reference(given, reference, settings.resample)
+    ours = settings.reference_labels == "spineps" and reference.array.any()
+    if pair.kind is None and ours and kind_of(reference.array) != kind:
+        raise other_kind_error(pair.prediction, pair.reference)
+    prediction = on_reference(given, reference, settings.resample)
     labels = settings.reference_labels
     if kind == "semantic":
         return ScanResult(pair.scan, evaluate_structures(prediction, reference, labels, settings.strict))
