@@ -111,6 +111,7 @@ class OutputOptions:
     save_softmax_logits: bool = False
     save_uncertainty: bool = False
     save_debug_data: bool = False
+    save_stats: bool = True
     layout: str = "published"
 
 
@@ -190,6 +191,7 @@ def options_from_keywords(**kw: Any) -> Options:
             save_softmax_logits=bool(kw.pop("save_softmax_logits", False)),
             save_uncertainty=bool(kw.pop("save_uncertainty", False)),
             save_debug_data=bool(kw.pop("save_debug_data", False)),
+            save_stats=bool(kw.pop("save_stats", True)),
             layout=layout,
         ),
     )

@@ -43,6 +43,9 @@ SaveModelres = Annotated[
     bool,
     typer.Option("--save-modelres-mask", "-smrm", help="Also masks at the model's voxel size.", rich_help_panel=OUTPUT),
 ]
+Stats = Annotated[
+    bool, typer.Option("--stats/--no-stats", help="Also a table of measurements.", rich_help_panel=OUTPUT)
+]
 OverrideSemantic = Annotated[
     bool, typer.Option("--override-semantic", "-os", help="Do the semantic phase again.", rich_help_panel=RUN)
 ]

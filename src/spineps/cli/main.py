@@ -15,6 +15,7 @@ from spineps.cli.convert import convert_labels
 from spineps.cli.dataset import dataset_app, slurm_script
 from spineps.cli.evaluate import evaluate
 from spineps.cli.group import group
+from spineps.cli.measure import measure
 from spineps.cli.models import models_app
 from spineps.cli.spelling import modern
 
@@ -31,6 +32,7 @@ app.add_typer(dataset_app, name="dataset")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(slurm_script)
 app.command()(group)
 app.command()(bids)
+app.command()(measure)
 app.command()(evaluate)
 app.command()(convert_labels)
 
@@ -58,6 +60,7 @@ def sample(
     save_softmax_logits: flags.SaveSoftmax = False,
     save_uncertainty: flags.SaveUncertainty = False,
     save_modelres_mask: flags.SaveModelres = False,
+    stats: flags.Stats = True,
     snapshot_folder: flags.SnapsFolder = None,
     override_semantic: flags.OverrideSemantic = False,
     override_instance: flags.OverrideInstance = False,
@@ -101,6 +104,7 @@ def sample(
             save_softmax_logits=save_softmax_logits,
             save_uncertainty=save_uncertainty,
             save_modelres_mask=save_modelres_mask,
+            save_stats=stats,
             tta=tta,
             **flags.steps(crop, n4, enforce_12_thoracic, batch_size, amp, step_size),
         )

@@ -16,6 +16,7 @@ from spineps.outputs.bids import SIDECARS
 from spineps.outputs.nifti import read_labels
 from spineps.outputs.poi import poi_document
 from spineps.outputs.snapshot import snapshot_png
+from spineps.outputs.stats import STATS, write_stats
 from spineps.outputs.writer import Writer
 from spineps.pipeline import Models, Segmentation, SemanticStage
 from spineps.volume import Volume
@@ -47,6 +48,7 @@ def wanted_files(paths: Mapping[str, Path], options: OutputOptions, scan_format:
     final = [paths[key] for key in FINAL]
     final += [paths["out_snap2"]] if paths["out_snap2"] != paths["out_snap"] else []
     final += [paths[key] for key in SIDECARS if key in paths]
+    final += [paths[key] for key in STATS] if options.save_stats else []
     final += [paths["out_spine_modelres"], paths["out_vert_modelres"]] if options.save_modelres_mask else []
     if options.save_debug_data:
         extras += [debug_path(paths, name, scan_format) for name in ("image_preprocessed", "sem_raw", "sem_native")]
@@ -110,6 +112,8 @@ def write_final(
         form = paths["out_debug"].name.removeprefix("debug_")
         writer.mask(debug_path(paths, "vert_arr_raw", form), result.raw_instance)
         writer.mask(debug_path(paths, "vert_arr_return_final", form), result.instance)
+    if options.output.save_stats:
+        write_stats(writer, result.semantic, result.instance, result.naming is not None, paths)
     confidence = result.naming.confidence if result.naming is not None else None
     try:
         png = snapshot_png(image, result.semantic, result.instance, title, warnings, confidence)

@@ -94,7 +94,7 @@ class _Voxels:
         key, flat = key[order], flat[order]
         self.index = np.stack(np.unravel_index(flat, self.grid.shape), axis=1)
         starts = np.flatnonzero(np.diff(key, prepend=-1))
-        ends = np.append(starts[1:], len(key))
+        ends = np.append(starts, len(key))[1:]
         self.groups: dict[tuple[int, int], slice] = {
             (int(key[a] // 256), int(key[a] % 256)): slice(int(a), int(b)) for a, b in zip(starts, ends, strict=True)
         }

@@ -81,8 +81,9 @@ COLUMNS: dict[str, Column] = {
         "mm",
         _VD,
         "Along the structure's own axis (normal to the mean of its two end faces), mean of the middle third of the "
-        "width. Body: greatest in the front third of the depth. Disc: mean from 10 to 30 % of the depth. Bodies and "
-        "discs each reach to the middle of a labelled endplate.",
+        "width. Body: mean from 6 to 18 % of the depth behind the wall, carried on to the wall along the end faces' "
+        "slopes (rims are rounded). Disc: mean from 10 to 30 % of the depth. Bodies and discs each reach to the middle "
+        "of a labelled endplate.",
         _MORPHOMETRY,
     ),
     "height_middle": Column("mm", _VD, "As height_anterior, mean of the middle fifth of the depth.", _MORPHOMETRY),
@@ -166,4 +167,4 @@ def genant_grade(loss: float) -> int:
     [0, 1, 2, 2, 3]
     """
     mild, moderate, severe = GENANT
-    return (loss >= mild) + (loss >= moderate) + (loss > severe)
+    return int(loss >= mild) + int(loss >= moderate) + int(loss > severe)

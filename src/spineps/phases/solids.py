@@ -15,6 +15,8 @@ from spineps.volume import Grid
 #: Part of the depth and of the width, to both sides of the middle, from which planes are fitted: rims flare, cervical
 #: bodies have uncinate processes.
 PLATE_DEPTH, PLATE_WIDTH = 0.4, 0.3
+#: Part of the depth, from the wall, where heights at the front and back are read: at the wall itself rims are rounded.
+RIM = (0.06, 0.18)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,8 +173,8 @@ def shape_of(solid: Solid, frame: Frame, settle: bool, rims: bool) -> Shape:
         solid: the body with half of its endplates, or the disc.
         frame: its middle, and first guess of its axes.
         settle: turn the first axis to the mean of both end faces.
-        rims: heights at the front and back are the highest chords of the outer thirds of the depth (bodies, whose rims
-            stand proud); otherwise the mean from 10 to 30 % of the depth behind the wall (discs).
+        rims: heights at the front and back are means from 6 to 18 % of the depth, carried on to the wall along the end
+            faces' slopes (bodies); otherwise means from 10 to 30 % of the depth behind the wall (discs).
 
     Raises:
         ValueError: too small or too odd to be measured.
@@ -186,7 +188,7 @@ def shape_of(solid: Solid, frame: Frame, settle: bool, rims: bool) -> Shape:
     upper, lower = outline.plane(1, frame), outline.plane(-1, frame)
     walls = outline.posterior_wall()
     corners = (_corner(frame, upper, walls, outline.middle_r), _corner(frame, lower, walls, outline.middle_r))
-    heights = outline.heights(rims)
+    heights = outline.heights(rims, (upper.coefficients[1], lower.coefficients[1]))
     return Shape(frame, heights, outline.front - outline.back, outline.width, upper, lower, corners)
 
 
@@ -228,8 +230,8 @@ class _Outline:
         point[1:] = (self.back + self.front) / 2, self.middle_r
         return Plane(frame.to_world(point), frame.axes @ unit(np.array([1, -fit[1], -fit[2]])), fit)
 
-    def heights(self, rims: bool) -> tuple[float, float, float]:
-        """Front, middle, back."""
+    def heights(self, rims: bool, slopes: tuple[float, float]) -> tuple[float, float, float]:
+        """Front, middle, back; ``slopes`` of the upper and lower end face towards the front."""
         profile = self.chord[:, self.band].mean(axis=1)
         place = (self.field.a - self.back) / (self.front - self.back)
 
@@ -240,7 +242,10 @@ class _Outline:
 
         if not rims:
             return mean(0.7, 0.9), mean(0.4, 0.6), mean(0.1, 0.3)
-        return float(profile[place > 2 / 3].max()), mean(0.4, 0.6), float(profile[place < 1 / 3].max())
+
+        # The slope of the end faces, known well from all of them, leads from the strip to the wall.
+        step = float(slopes[0] - slopes[1]) * sum(RIM) / 2 * (self.front - self.back)
+        return mean(1 - RIM[1], 1 - RIM[0]) + step, mean(0.4, 0.6), mean(*RIM) - step
 
     def posterior_wall(self) -> np.ndarray:
         """Line a = w[0] + w[1] * u through the posterior wall, from the middle three fifths of the height."""

@@ -72,6 +72,7 @@ def process_img_nii(
     _dataset_id_ct_crop: int = 100,
     *,
     save_uncertainty: bool = False,
+    save_stats: bool = True,
     tta: bool | None = None,
     progress: Progress | None = None,
     layout: str = "published",
@@ -130,6 +131,7 @@ def process_img_nii(
         _nii: this image (TPTBox ``NII`` or nibabel) instead of the file's content.
         _dataset_id_ct_crop: accepted for old scripts.
         save_uncertainty: also write the entropy (0..1) of the averaged probabilities.
+        save_stats: also write the table of measurements (``out_stats``).
         tta: force mirrored passes on or off.
         progress: called with (phase, done, total).
         layout: names and folders: those of the published system, or ``"bids"`` for a BIDS derivative data set in
