@@ -26,7 +26,7 @@ from spineps.models.config import InferenceConfig
 logger = logging.getLogger(__name__)
 
 #: Folder for what can be made again (ours), and the number to raise when graphs change.
-CACHE_VARIABLE, FORMAT = "SPINEPS_CACHE", 3
+CACHE_VARIABLE, FORMAT = "SPINEPS_CACHE", 4
 GRAPH, WEIGHTS, LABEL = "network.xml", "network.bin", "network.json"
 
 

@@ -116,11 +116,11 @@ class Ops(Protocol[T]):
     def conv(self, x: T, weight: T, bias: T | None, stride: Triple, padding: Triple | None = None) -> T:
         """Convolution with zero padding (None: half the kernel); ``weight`` is (out, in, kx, ky, kz)."""
 
-    def wide_conv(self, x: T, weight: T, bias: T) -> T:
-        """:meth:`conv` of stride 1 with a large kernel, for inputs of even length along the last axis.
+    def even_conv(self, x: T, weight: T, bias: T) -> T:
+        """:meth:`conv` of stride 1 for inputs of even length along the last axis."""
 
-        The answer is (N, X, Y, Z, C): so it comes out of most engines, and a network may be cut here.
-        """
+    def first_conv(self, x: T, weight: T, bias: T) -> T:
+        """:meth:`even_conv` behind which a network may be cut: the answer is (N, X, Y, Z, C)."""
 
     def channels_first(self, x: T) -> T:
         """(N, X, Y, Z, C) to (N, C, X, Y, Z)."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -238,35 +239,38 @@ class ResUNetSpec(_Json):
         The first layer alone answers (N, X, Y, Z, dim), and that is what the rest is given.
         """
         if self.part != "rest":
-            x = ops.wide_conv(x, params["init_conv.weight"], params["init_conv.bias"])
+            x = ops.first_conv(x, params["init_conv.weight"], params["init_conv.bias"])
         if self.part == "first":
             return x
 
         def conv(name: str, x: T, stride: Triple = ONE, padding: Triple | None = None) -> T:
             return ops.conv(x, params[f"{name}.weight"], params[f"{name}.bias"], stride, padding)
 
-        def block(name: str, x: T) -> T:
+        def block(name: str, x: T, level: int) -> T:
+            # Sizes are multiples of the total stride, so even above the deepest level.
+            same = ops.even_conv if level < last else partial(ops.conv, stride=ONE)
             y = x
             for half in (f"{name}.block1", f"{name}.block2"):
                 norm = params[f"{half}.norm.weight"], params[f"{half}.norm.bias"]
-                y = ops.leaky_relu(ops.group_norm(conv(f"{half}.proj", y), *norm, GROUPS))
+                y = same(y, params[f"{half}.proj.weight"], params[f"{half}.proj.bias"])
+                y = ops.leaky_relu(ops.group_norm(y, *norm, GROUPS))
             return ops.join(y, conv(f"{name}.res_conv", x) if f"{name}.res_conv.weight" in params else x, "add")
 
         first = x = ops.channels_first(x)
         skips: list[T] = []
         last = len(self.widths) - 1
         for k in range(last + 1):
-            x = block(f"downs.{k}.1", block(f"downs.{k}.0", x))
+            x = block(f"downs.{k}.1", block(f"downs.{k}.0", x, k), k)
             skips.append(x)
             if k < last:
                 x = conv(f"downs.{k}.2", x, TWO, ONE)
-        x = block("mid_block2", block("mid_block1", x))
+        x = block("mid_block2", block("mid_block1", x, last), last)
         for k in range(last + 1):
             x = ops.halve(ops.join(x, skips.pop(), "add"))
-            x = block(f"ups.{k}.1", block(f"ups.{k}.0", x))
+            x = block(f"ups.{k}.1", block(f"ups.{k}.0", x, last - k), last - k)
             if k < last:
                 x = ops.conv_transpose(x, params[f"ups.{k}.2.weight"], params[f"ups.{k}.2.bias"], TWO, ONE)
-        return conv("final_conv", block("final_res_block", ops.join(x, first, "concat")))
+        return conv("final_conv", block("final_res_block", ops.join(x, first, "concat"), 0))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,10 @@ class TorchOps:
         kx, ky, kz = weight.shape[2:]
         return F.conv3d(x, weight, bias, stride=stride, padding=padding or (kx // 2, ky // 2, kz // 2))
 
-    def wide_conv(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def even_conv(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return self.conv(x, weight, bias, (1, 1, 1))
+
+    def first_conv(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return self.conv(x, weight, bias, (1, 1, 1)).movedim(1, -1)
 
     def channels_first(self, x: Tensor) -> Tensor:
