@@ -29,7 +29,8 @@ class TorchOps:
         return self.conv(x, weight, bias, (1, 1, 1)).movedim(1, -1)
 
     def channels_first(self, x: Tensor) -> Tensor:
-        return x.movedim(-1, 1)
+        # Else the convolutions that follow take another way through torch and round otherwise (seen with a batch of 4).
+        return x.movedim(-1, 1).contiguous(memory_format=memory_format(x.device))
 
     def conv_transpose(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Triple, padding: Triple = (0, 0, 0)
