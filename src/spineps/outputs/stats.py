@@ -115,6 +115,7 @@ def write_stats_of(semantic: Path, vertebrae: Path, out: Path | None = None, nam
     if out is None:
         stem = strip_suffix(vertebrae.name)
         out = vertebrae.with_name(f"{stem.removesuffix('_msk').removesuffix('_dseg')}_stats.tsv")
+    out = out.with_suffix(".tsv")
     text = stats_tsv(rows, named)
     with Writer() as writer:
         writer.write(out, lambda stream: stream.write(text.encode()))
