@@ -140,7 +140,7 @@ def semantic_stage(
     seen = whole_numbers(seen) if model.config.published else seen
     progress("preprocess", 0, 1)
     padding = options.preprocess.pad if model.config.published else 0
-    image = preprocess(seen, replace(options.preprocess, pad=padding))
+    image = preprocess(seen, replace(options.preprocess, pad=padding), model.config.published)
     progress("preprocess", 1, 1)
     progress("semantic", 0, 1)
     wanted, published = options.output, model.config.published

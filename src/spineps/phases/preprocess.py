@@ -8,6 +8,7 @@ import numpy as np
 
 from spineps.errors import EmptyError, ValueRangeError
 from spineps.options import PreprocessOptions
+from spineps.phases.published_bias import correct_bias_as_published
 from spineps.volume import Volume, bounding_box
 
 logger = logging.getLogger(__name__)
@@ -24,12 +25,13 @@ N4_ITERATIONS, N4_TOLERANCE = (30,), 1e-3
 N4_AIR = 0.1
 
 
-def preprocess(volume: Volume, options: PreprocessOptions) -> Volume:
+def preprocess(volume: Volume, options: PreprocessOptions, published: bool = False) -> Volume:
     """Normalise, correct the bias field and pad one scan.
 
     Args:
         volume: the scan; any real dtype, any scale.
         options: what to do.  CT keeps its Hounsfield units with ``normalize=False, n4=False``.
+        published: correct the bias field as 2.1.3 does, for models that were trained behind that.
 
     Returns:
         The scan on its grid grown by ``options.pad`` voxels at each side, filled with the background value.  The dtype
@@ -50,8 +52,10 @@ def preprocess(volume: Volume, options: PreprocessOptions) -> Volume:
     box = box or (slice(0, array.shape[0]), slice(0, array.shape[1]), slice(0, array.shape[2]))
     if options.n4:
         array = array.copy() if array is volume.array else array
-        part = correct_bias(Volume(array[box], volume.grid.cropped(box).affine)).array
-        array[box] = normalize(part) if options.normalize else part
+        part = Volume(array[box], volume.grid.cropped(box).affine)
+        as_published = correct_bias_as_published(part) if published else None
+        part = correct_bias(part) if as_published is None else as_published
+        array[box] = normalize(part.array) if options.normalize else part.array
     return Volume(array, volume.affine).padded(options.pad, background)
 
 
