@@ -137,14 +137,16 @@ def test_every_real_type_gives_the_same_numbers(tmp_path: Path, kind: str) -> No
     array = (GREY // 4).astype(kind)
     volume, info, warnings = read_image(save(tmp_path / "x.nii.gz", array))
     np.testing.assert_array_equal(volume.array, (GREY // 4).astype(np.float32))
-    assert info.dtype == kind and not warnings
+    assert (info.dtype, info.values) == (kind, kind) and not warnings
 
 
 def test_scaled_integers_and_small_floats(tmp_path: Path) -> None:
     image = nib.Nifti1Image((GREY / 500).astype(np.float32), AFFINE)
     image.set_data_dtype(np.int16)
     nib.save(image, tmp_path / "x.nii.gz")
-    np.testing.assert_allclose(read_image(tmp_path / "x.nii.gz")[0].array, GREY / 500, atol=1e-4)
+    volume, info, _ = read_image(tmp_path / "x.nii.gz")
+    np.testing.assert_allclose(volume.array, GREY / 500, atol=1e-4)
+    assert (info.dtype, info.values) == ("int16", "float64")
 
 
 def test_nan_and_inf_become_the_minimum_with_a_warning(tmp_path: Path) -> None:

@@ -204,6 +204,11 @@ def test_published_models_give_the_masks_of_a_recorded_run() -> None:
     differs = found.instance.array != g["instance"]
     assert differs.sum() == 484 and set(found.instance.array[differs]) == {226}
 
+    for stored, lowest in (("uint16", 0), ("float32", -1)):  # only what is unsigned in the file cannot undershoot 0
+        semantic_stage(scan, model, options, lambda *_: None, stored=stored)
+        assert model.image is not None and model.image.dtype == stored
+        assert model.image.min() == 0 if lowest == 0 else model.image.min() < lowest
+
     soft = replace(options, output=replace(options.output, save_softmax_logits=True, save_uncertainty=True))
     stage = semantic_stage(scan, model, soft, lambda *_: None)
     assert model.calls == 1 and stage.probabilities is not None and stage.uncertainty is not None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import spineps.phases.preprocess
 from spineps.errors import EmptyError, ErrCode, ValueRangeError
 from spineps.options import PreprocessOptions
-from spineps.phases.preprocess import correct_bias, preprocess
+from spineps.phases.preprocess import as_stored, correct_bias, preprocess
 from spineps.volume import Volume
 
 GOLDEN = Path(__file__).parent / "golden" / "preprocess.npz"
@@ -109,6 +109,27 @@ def test_nan_and_infinity_are_replaced() -> None:
     out = preprocess(Volume(array, AFFINE), NO_N4).array[4:-4, 4:-4, 4:-4]
     assert np.isfinite(out).all()
     assert (out[5, 5, 5], out[7, 7, 7], out[6, 6, 6]) == (0, 0, out.max())
+
+
+@pytest.mark.parametrize(
+    ("stored", "low", "kind"),
+    [
+        ("int16", 0, np.int16),
+        ("uint16", 0, np.uint16),
+        ("uint8", 0, np.uint16),
+        ("int8", -9, np.int16),
+        ("uint16", -9, np.float32),  # not what the file can have held
+        ("float32", 0, np.float32),
+        ("float64", 0, np.float32),
+        (None, -9, np.int16),
+    ],
+)
+def test_published_models_see_the_type_of_the_file(stored: str | None, low: int, kind: type) -> None:
+    """It decides whether a spline may undershoot 0, and whether values are rounded at all."""
+    array = np.arange(low, low + 64, dtype=np.float32).reshape(4, 4, 4)
+    found = as_stored(Volume(array, AFFINE), stored).array
+    assert found.dtype == kind and np.array_equal(found, array)
+    assert as_stored(Volume(array + np.float32(0.5), AFFINE), stored).array.dtype == np.float32
 
 
 @pytest.mark.parametrize("value", [0, 7, -3])

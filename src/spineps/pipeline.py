@@ -93,6 +93,7 @@ def segment_volume(
     instance: Volume | None = None,
     done: Callable[[str, Any], None] | None = None,
     mend: Callable[[Volume], Volume] | None = None,
+    stored: str | None = None,
 ) -> Segmentation:
     """Segment one scan.
 
@@ -106,6 +107,7 @@ def segment_volume(
         instance: likewise for the instance phase.
         done: called with ("semantic" | "instance", result) as soon as that phase is over.
         mend: changes the cleaned semantic mask (model grid) before anything is made of it.
+        stored: type of the grey values in the file, for published models (see :func:`.preprocess.as_stored`).
 
     Raises:
         EmptyError: the image is constant or shows no spine.
@@ -114,12 +116,12 @@ def segment_volume(
     tell = progress or (lambda phase, done, total: None)
     done = done or (lambda stage, result: None)
     if semantic is None:
-        semantic = semantic_stage(volume, models.semantic, options, tell, crop, mend)
+        semantic = semantic_stage(volume, models.semantic, options, tell, crop, mend, stored)
         done("semantic", semantic)
     if instance is None:
         instance = instance_stage(semantic, models.instance, options, tell)
         done("instance", instance)
-    return final_stage(volume, semantic, instance, models, options, tell)
+    return final_stage(volume, semantic, instance, models, options, tell, stored)
 
 
 def semantic_stage(
@@ -129,15 +131,16 @@ def semantic_stage(
     progress: Progress,
     crop: Box | None = None,
     mend: Callable[[Volume], Volume] | None = None,
+    stored: str | None = None,
 ) -> SemanticStage:
     """Pre-processing and semantic phase."""
     from spineps.inference.resample import argmax_on_grid, entropy_on_grid
     from spineps.phases.components import relabel
-    from spineps.phases.preprocess import preprocess, whole_numbers
+    from spineps.phases.preprocess import as_stored, preprocess
     from spineps.phases.semantic import clean_semantic, predict_semantic
 
     seen = volume.cropped(crop) if crop is not None else volume
-    seen = whole_numbers(seen) if model.config.published else seen
+    seen = as_stored(seen, stored) if model.config.published else seen
     progress("preprocess", 0, 1)
     padding = options.preprocess.pad if model.config.published else 0
     image = preprocess(seen, replace(options.preprocess, pad=padding), model.config.published)
@@ -182,7 +185,13 @@ def instance_stage(semantic: SemanticStage, model: InstanceModel, options: Optio
 
 
 def final_stage(
-    volume: Volume, semantic: SemanticStage, instance: Volume, models: Models, options: Options, progress: Progress
+    volume: Volume,
+    semantic: SemanticStage,
+    instance: Volume,
+    models: Models,
+    options: Options,
+    progress: Progress,
+    stored: str | None = None,
 ) -> Segmentation:
     """Both masks on the scan's grid, cleaned against each other, named, with points."""
     from spineps.phases.instance import upsample_instances
@@ -198,9 +207,8 @@ def final_stage(
         nonlocal naming
         progress("labeling", 0, 1)
         vertebrae = volume.with_array(instances)
-        naming = name_instances(
-            volume, semantic.native, vertebrae, labeling, options.labeling, c1=config.published and config.has_c1
-        )
+        c1 = config.published and config.has_c1
+        naming = name_instances(volume, semantic.native, vertebrae, labeling, options.labeling, c1=c1, stored=stored)
         progress("labeling", 1, 1)
         return naming.ids
 

@@ -159,6 +159,7 @@ class JobRun:
             instance=instance,
             done=files.keep,
             mend=None if job.mend is None else lambda mask: _mended(mask, job.mend),
+            stored=files.info.values,
         )
 
     def _write(self) -> None:

@@ -48,11 +48,13 @@ class ImageInfo:
         name: file name, without folders.
         sha256: of the file's bytes (of voxels and affine for an image in memory).
         dtype: type in which the voxels are stored.
+        values: type of the grey values, which is another where the file scales them.
     """
 
     name: str
     sha256: str
     dtype: str
+    values: str | None = None
 
 
 def read_image(path: str | Path) -> tuple[Volume, ImageInfo, list[str]]:
@@ -98,7 +100,11 @@ def read_image(path: str | Path) -> tuple[Volume, ImageInfo, list[str]]:
             "Copy or export the file again.",
         ) from error
     volume, value_warnings = as_volume(array, affine, str(path))
-    return volume, ImageInfo(path.name, digest, str(image.get_data_dtype())), warnings + value_warnings
+    return (
+        volume,
+        ImageInfo(path.name, digest, str(image.get_data_dtype()), array.dtype.name),
+        warnings + value_warnings,
+    )
 
 
 def read_labels(path: Path) -> Volume:
@@ -124,7 +130,7 @@ def from_memory(image: Any) -> tuple[Volume, ImageInfo, list[str]]:
     volume, warnings = as_volume(array, affine, name)
     digest = hashlib.sha256(np.ascontiguousarray(volume.array).data)
     digest.update(repr((volume.shape, volume.affine.tolist())).encode())
-    return volume, ImageInfo("image", digest.hexdigest(), str(array.dtype)), warnings
+    return volume, ImageInfo("image", digest.hexdigest(), str(array.dtype), array.dtype.name), warnings
 
 
 def as_volume(array: np.ndarray, affine: np.ndarray, name: str) -> tuple[Volume, list[str]]:

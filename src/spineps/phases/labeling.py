@@ -27,7 +27,7 @@ from spineps.phases.landmarks import (
     measure_bodies,
     size_evidence,
 )
-from spineps.phases.preprocess import whole_numbers
+from spineps.phases.preprocess import as_stored
 from spineps.phases.scores import Heads, relation_costs, score_table, t13_costs
 from spineps.phases.solver import INDEX, N_STATES, STATES, Path, Rules, best_path, name_probabilities, to_states
 from spineps.volume import Volume
@@ -72,6 +72,7 @@ def name_instances(
     options: LabelingOptions,
     batch_size: int = 8,
     c1: bool = False,
+    stored: str | None = None,
 ) -> Naming:
     """Name the vertebrae by a network (when there is one) and by the landmarks in the masks.
 
@@ -83,6 +84,7 @@ def name_instances(
         options: whether variants of the thoracolumbar numbers may come out.
         batch_size: vertebrae per network call.
         c1: the masks of a published run may show C1 (its semantic model knows it).
+        stored: type of the grey values in the file, for a published model.
 
     Returns:
         A legal, top-to-bottom sequence of names without duplicates.
@@ -92,6 +94,7 @@ def name_instances(
     if not bodies:
         return _nothing()
     if model is not None and model.config.published:
+        image = as_stored(image, stored)
         return _name_as_published(image, semantic, instance, model, options, bodies, batch_size, c1)
     first = _first_state(bodies, model)
     bodies, notes = _nameable(bodies, _rules(options, first, None).capacity)
@@ -120,7 +123,7 @@ def _name_as_published(
     size = getattr(spec, "final_size", model.config.cutout_size)
     upright = UPRIGHT in str(getattr(spec, "ds_name", ""))
     ids = [b.id for b in named]
-    x, seen = published_inputs(whole_numbers(image), semantic, instance, ids, model.config, size, upright)
+    x, seen = published_inputs(image, semantic, instance, ids, model.config, size, upright)
     if not seen:
         return _nothing()
     named = [b for b in named if b.id in seen]

@@ -59,20 +59,31 @@ def preprocess(volume: Volume, options: PreprocessOptions, published: bool = Fal
     return Volume(array, volume.affine).padded(options.pad, background)
 
 
-def whole_numbers(volume: Volume) -> Volume:
-    """A scan of whole numbers as int16 or int32, any other unchanged.
+def as_stored(volume: Volume, stored: str | None) -> Volume:
+    """The scan in its file's own type, as published models saw it.
 
-    Published models saw the file's own integer type through all steps: values are rounded after each of them, so that
-    the frame around the scan stays exactly 0 and is cut off again before the network.
+    Integers are rounded after each step there: the frame around the scan stays exactly 0 and is cut off again before
+    the network, and unsigned ones do not undershoot 0.  Single bytes get two, where 2.1.3 wraps around.
 
-    >>> whole_numbers(Volume(np.full((1, 1, 1), 7, np.float32), np.eye(4))).array.dtype
-    dtype('int16')
+    Args:
+        volume: the scan.
+        stored: type of the grey values in the file; None takes whole numbers for integers.
+
+    >>> as_stored(Volume(np.full((1, 1, 1), 7, np.float32), np.eye(4)), "uint8").array.dtype
+    dtype('uint16')
     """
     array = volume.array
     if array.dtype.kind != "f" or not np.isfinite(array).all() or (array != np.rint(array)).any():
         return volume
-    top = float(np.abs(array).max(initial=0))
-    return volume.with_array(array.astype(np.int16 if top < 2**15 else np.int32)) if top < 2**31 else volume
+    low, high = float(array.min(initial=0)), float(array.max(initial=0))
+    if stored is None:
+        stored = "int16" if max(-low, high) < 2**15 else "int32"
+    kind = np.dtype(stored)
+    if kind.kind not in "iub":
+        return volume
+    kind = kind if kind.itemsize > 1 else np.dtype(np.int16 if kind.kind == "i" else np.uint16)
+    # Beyond 2**24 float32 has rounded, perhaps out of the range.
+    return volume.with_array(array.astype(kind)) if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max else volume
 
 
 def normalize(array: np.ndarray) -> np.ndarray:
