@@ -266,7 +266,7 @@ class Bench:
             inputs = {"image": self.image(region), "ready": folder / "ready.nii.gz", "models": self.paths()}
             self.turns(f"semantic {region}", "semantic", repeats, **inputs, **masks)
             self.compare(f"semantic mask, {region}", *masks.values())
-        # N4 is ours, not ANTs': what the network's part alone changes is seen on one prepared image, before cleaning.
+        # What the network's part alone changes is seen on one prepared image, before cleaning.
         folder, leg = self.folder("lumbar"), "semantic, same prepared image"
         masks = {"mask": folder / "theirs_ready.nii.gz", "mask_ours": folder / "ours_ready.nii.gz"}
         inputs = {"image": self.image("lumbar"), "ready": folder / "ready.nii.gz", "models": self.paths()}
@@ -335,7 +335,7 @@ class Bench:
             self._sample("sample", region, [])
 
     def exact(self) -> None:
-        """Without N4, which the two programs take from different libraries, all that differs is ours."""
+        """Without N4, whose last digits depend on the order of sums, all that differs is ours."""
         self._sample("sample --no-n4", "lumbar", ["--no-n4"])
 
     def peak(self) -> None:

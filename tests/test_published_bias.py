@@ -88,6 +88,14 @@ def test_few_voxels_do_not_crash(zoom: float) -> None:
     assert np.isfinite(out).all()
 
 
+def test_a_sheared_grid_is_no_obstacle() -> None:
+    """2.1.3 ends with an error when axes are more than half a degree from a right angle."""
+    straight, affine = scan(), np.diag([3.0, 3, 3, 1])
+    affine[0, 2], affine[1, 0] = 0.8, 0.3
+    out = correct_bias_as_published(Volume(straight.array, affine))
+    assert out is not None and np.isfinite(out.array).all() and out.array.min() > 0
+
+
 def test_a_lumbar_scan_takes_a_second() -> None:
     volume = scan((227, 373, 24), 0.75)
     start = time.process_time()
