@@ -76,7 +76,9 @@ def log_field(volume: Volume, box: Box) -> np.ndarray | None:
         return None
     # ITK's order (first axis fastest) matters where the first of equals counts.
     axes.reverse()
-    seen = np.log(points, where=points > 0, out=points.copy()).T
+    # Kept in float32 as there, worked out in float64, so that other processors round to the same.
+    seen = np.log(points, where=points > 0, out=points.astype(np.float64), dtype=np.float64)
+    seen = seen.T.astype(np.float32, order="C")
     field = np.zeros(seen.shape, np.float32)
     lattice = np.zeros([a.spans + 3 for a in axes], np.float32)
     for level in range(LEVELS):
@@ -84,18 +86,18 @@ def log_field(volume: Volume, box: Box) -> np.ndarray | None:
             lattice = _refined(lattice)
         bases = [a.basis(level) for a in axes]
         # Lee, Wolberg and Shin 1997: every point proposes w^3 / sum w^2 of its value, averaged with weights w^2.
-        weight = _product([(b.astype(np.float64) ** 2).sum(axis=0)[:, None] for b in bases], np.ones((1, 1, 1)))
+        weight = _product([(b**2).sum(axis=0)[:, None] for b in bases], np.ones((1, 1, 1)))
         spread = [(b**3 / (b**2).sum(axis=1, keepdims=True)).T for b in bases]
         for _ in range(ITERATIONS):
             left = seen - field
             proposed = _product(spread, left - sharpened(left))
             lattice += np.divide(proposed, weight, out=np.zeros(weight.shape), where=weight > LEAST_WEIGHT)
-            new = _product(bases, lattice)
+            new = _product(bases, lattice).astype(np.float32)
             change = np.exp(field - new)
             field = new
             if change.std(ddof=1) <= TOLERANCE * change.mean():
                 break
-    return _product([a.basis(LEVELS - 1, whole=True) for a in axes], lattice).T
+    return _product([a.basis(LEVELS - 1, whole=True).astype(np.float32) for a in axes], lattice).T
 
 
 def sharpened(values: np.ndarray) -> np.ndarray:
@@ -164,7 +166,7 @@ class _Axis:
         self.voxels = index[self._used]
 
     def basis(self, level: int, whole: bool = False) -> np.ndarray:
-        """Cubic B-splines (columns) at the points in the box, or at all of the scan's voxels; float32."""
+        """Cubic B-splines (columns) at the points in the box, or at all of the scan's voxels."""
         spans = self.spans << level
         n = self.padded if whole else self.points
         where = np.arange(n) * (spans / (n - 1))
@@ -172,7 +174,7 @@ class _Axis:
         where = where[self.before : self.before + self._n] if whole else where[self._used]
         span = np.minimum(where.astype(int), spans - 1)
         u = where - span
-        out, rows = np.zeros((len(where), spans + 3), np.float32), np.arange(len(where))
+        out, rows = np.zeros((len(where), spans + 3)), np.arange(len(where))
         pieces = ((1 - u) ** 3, 3 * u**3 - 6 * u**2 + 4, -3 * u**3 + 3 * u**2 + 3 * u + 1, u**3)
         for k, piece in enumerate(pieces):
             out[rows, span + k] = piece / 6
