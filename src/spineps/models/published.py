@@ -14,6 +14,7 @@ from spineps.models.model import SemanticModel
 
 if TYPE_CHECKING:
     from spineps.inference.engine import Network
+    from spineps.inference.network import Spec
     from spineps.inference.nnunet_plans import Plans, Prepared
     from spineps.volume import Volume
 
@@ -165,6 +166,9 @@ class _Sum:
         self.networks = networks
         self.spec, self.device_name = networks[0].spec, networks[0].device_name
         self.device = getattr(networks[0], "device", None)
+
+    def with_spec(self, spec: Spec) -> _Sum:
+        return _Sum([network.with_spec(spec) for network in self.networks])
 
     def __call__(self, x: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
         answers = [network(x) for network in self.networks]
