@@ -195,3 +195,20 @@ def test_millimetres_become_voxels_as_published() -> None:
     assert (mm_to_voxels(3, zoom), mm3_to_voxels(30 * 0.928125, zoom)) == (4, 30)
     assert mm2_to_voxels(20 * 0.928125 ** (2 / 3), zoom) == 20
     assert mm3_to_voxels(0.001, zoom) == 1
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_nearest_along_axes_is_what_scipy_gives(seed: int) -> None:
+    from scipy.ndimage import affine_transform
+
+    rng = np.random.default_rng(seed)
+    array = rng.integers(0, 9, rng.integers(1, 9, 3)).astype(np.uint8)
+    zoom = rng.choice([0.5, 0.75, 1.0, 1.5, 1.65, 3.3, rng.uniform(0.3, 4)], 3)
+    moved = Grid(tuple(rng.integers(1, 14, 3).tolist()), np.diag([*zoom, 1.0]))
+    moved.affine[:3, 3] = rng.choice([0.0, 0.25, -1.5, rng.uniform(-3, 3)], 3)
+    expected = affine_transform(array, zoom, moved.affine[:3, 3], moved.shape, order=0, mode="nearest")
+    source = Volume(array, np.eye(4))
+    np.testing.assert_array_equal(source.on(moved, fill=None).array, expected)
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in moved.shape), indexing="ij"), -1) * zoom + moved.affine[:3, 3]
+    outside = ((index < -0.5 - 1e-6) | (index > np.array(array.shape) - 0.5 + 1e-6)).any(-1)
+    np.testing.assert_array_equal(source.on(moved, fill=7).array, np.where(outside, 7, expected))

@@ -261,6 +261,8 @@ def _interpolated(
 
     matrix, offset = index[:3, :3], index[:3, 3]
     diagonal = np.allclose(matrix, np.diag(np.diag(matrix)), atol=1e-9)
+    if diagonal and order == 0 and array.size:
+        return _nearest(array, shape, np.diag(matrix), offset, fill)
     working = array.astype(np.float32) if order > 1 and array.dtype != np.float64 else array
     if array.dtype == bool:
         working = array.astype(np.uint8)
@@ -281,6 +283,24 @@ def _interpolated(
         # A voxel is as wide as its spacing: the source reaches half a voxel beyond its outermost centres.
         out[_outside(array.shape, shape, index)] = fill
     return out.astype(array.dtype, copy=False)
+
+
+def _nearest(
+    array: np.ndarray, shape: tuple[int, int, int], scale: np.ndarray, offset: np.ndarray, fill: float | None
+) -> np.ndarray:
+    """Nearest neighbour, axis by axis: what scipy's zoom gives, to the last tie, in a fraction of its time."""
+    out = array
+    beyond = []
+    for axis in range(3):
+        where = (np.arange(shape[axis]) + offset[axis] / scale[axis]) * scale[axis]
+        out = out.take(np.floor(np.clip(where, 0, array.shape[axis] - 1) + 0.5).astype(int), axis)
+        exact = np.arange(shape[axis]) * scale[axis] + offset[axis]
+        beyond.append((exact < -0.5 - 1e-6) | (exact > array.shape[axis] - 0.5 + 1e-6))
+    if fill is not None:
+        out[beyond[0]] = fill
+        out[:, beyond[1]] = fill
+        out[:, :, beyond[2]] = fill
+    return out
 
 
 def _outside(source_shape: Sequence[int], shape: tuple[int, int, int], index: np.ndarray) -> np.ndarray:
