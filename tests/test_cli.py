@@ -225,3 +225,15 @@ except SystemExit:
 """
     out = subprocess.run([sys.executable, "-c", watched, *HEAVY], capture_output=True, text=True, check=True).stdout
     assert "LOADED []" in out
+
+
+def test_the_device_is_always_told(capsys) -> None:
+    from spineps.cli.report import Reporter
+    from spineps.models.registry import get_instance_model
+
+    with Reporter():
+        get_instance_model(use_cpu=True, threads=1).load()
+    assert "instance runs on CPU (OpenVINO" in capsys.readouterr().err
+    with Reporter(quiet=True):
+        get_instance_model(use_cpu=True, threads=1).load()
+    assert not capsys.readouterr().err

@@ -29,6 +29,8 @@ LABELS = {
     "points": "points",
     "files": "files",
 }
+#: Says what a network really runs on, which everybody should see.
+DEVICE_LOG = "spineps.inference.engine"
 FILES = {"out_spine": "structures", "out_vert": "vertebrae", "out_ctd": "points", "out_snap": "picture"}
 
 
@@ -49,6 +51,8 @@ class Reporter:
         logger.addHandler(self.handler)
         logger.setLevel(self.level)
         logger.propagate = False
+        if not self.quiet:
+            logging.getLogger(DEVICE_LOG).setLevel(logging.INFO)
         if sys.stderr.isatty() and not self.quiet:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -67,6 +71,7 @@ class Reporter:
         logger = logging.getLogger("spineps")
         logger.removeHandler(self.handler)
         logger.propagate = True
+        logging.getLogger(DEVICE_LOG).setLevel(logging.NOTSET)
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         if phase != self._phase:
@@ -108,7 +113,8 @@ class _Handler(logging.Handler):
         self.reporter = reporter
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.reporter.say(f"{record.levelname.lower()}: {record.getMessage()}")
+        told = record.getMessage()
+        self.reporter.say(told if record.name == DEVICE_LOG else f"{record.levelname.lower()}: {told}")
 
 
 def summary(result: Result, scan: str) -> dict[str, Any]:
