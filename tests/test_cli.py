@@ -229,11 +229,12 @@ except SystemExit:
 
 def test_the_device_is_always_told(capsys) -> None:
     from spineps.cli.report import Reporter
-    from spineps.models.registry import get_instance_model
+    from spineps.inference.engine import load_network
+    from spineps.models.registry import BUNDLED
 
     with Reporter():
-        get_instance_model(use_cpu=True, threads=1).load()
+        load_network(BUNDLED / "instance", device="cpu", threads=1)
     assert "instance runs on CPU (OpenVINO" in capsys.readouterr().err
     with Reporter(quiet=True):
-        get_instance_model(use_cpu=True, threads=1).load()
+        load_network(BUNDLED / "instance", device="cpu", threads=1)
     assert not capsys.readouterr().err
