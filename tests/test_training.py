@@ -12,7 +12,7 @@ import pytest
 
 from spineps.anatomy import CLASS_IDS
 from spineps.errors import OptionError, SpinepsError
-from spineps.inference.network import NetSpec
+from spineps.inference.network import NetSpec, load_weights
 from spineps.training.config import CONFIGS, parse_config, read_training_config
 from spineps.volume import Volume
 
@@ -307,3 +307,14 @@ def test_plates_are_drawn_where_vertebra_and_disc_touch() -> None:
     labels = column[None, :, None].expand(5, 9, 3).contiguous()
     assert with_plates(labels, side=1)[2, :, 1].tolist() == [0, 1, 1, 4, 2, 2, 4, 1, 3]
     assert with_plates(labels, side=2)[2, :, 1].tolist() == [0, 1, 1, 1, 4, 4, 1, 1, 3]
+
+
+def test_an_output_can_be_calibrated_at_export(caches, tmp_path) -> None:
+    toy_trainer(caches, TINY).save(tmp_path / "checkpoint.pt")
+    export(tmp_path / "checkpoint.pt", tmp_path / "plain")
+    export(tmp_path / "checkpoint.pt", tmp_path / "more", {100: 0.5})
+    (_, plain), (_, more) = (load_weights(tmp_path / name / "weights.npz") for name in ("plain", "more"))
+    change = more["out.bias"] - plain["out.bias"]
+    assert change[CLASS_IDS.index(100)] == pytest.approx(0.5, abs=1e-3) and np.count_nonzero(change) == 1
+    with pytest.raises(OptionError, match="17"):
+        export(tmp_path / "checkpoint.pt", tmp_path / "odd", {17: 1.0})

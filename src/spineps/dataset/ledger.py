@@ -23,6 +23,7 @@ from platform import node
 from typing import Any
 
 from spineps.errors import OutputError
+from spineps.outputs.writer import is_running
 
 logger = logging.getLogger(__name__)
 
@@ -174,24 +175,12 @@ def ledger_folder(folder: Path) -> Path:
 def alive(folder: Path, worker: str) -> bool:
     """Does the process that writes ``<worker>.jsonl`` still run?  Known at once on its machine, else by its silence."""
     host, pid, _ = worker.rsplit("-", 2) if worker.count("-") >= 2 else ("", "", "")
-    if host == _host() and pid.isdigit() and os.name == "posix" and not _runs(int(pid)):
+    if host == _host() and pid.isdigit() and os.name == "posix" and not is_running(int(pid)):
         return False
     try:
         return time.time() - (folder / f"{worker}.jsonl").stat().st_mtime < SILENCE
     except OSError:
         return False
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    with suppress(OSError, IndexError):  # in a container no one may bury the dead (state Z)
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
-    return True
 
 
 def _judged(entry: Entry, folder: Path, living: dict[str, bool]) -> Entry:

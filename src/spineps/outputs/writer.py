@@ -196,17 +196,20 @@ def _left_over(part: Path) -> bool:
     machine, _, pid = part.name.removesuffix(SUFFIX).rpartition(".")[2].partition("-")
     # On Windows os.kill(pid, 0) would end the process, so only age can tell there.
     if machine == _machine() and pid.isdigit() and os.name == "posix":
-        return int(pid) != os.getpid() and not _alive(int(pid))
+        return int(pid) != os.getpid() and not is_running(int(pid))
     return time.time() - part.stat().st_mtime > STALE_SECONDS
 
 
-def _alive(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Does this process of this machine still run?  POSIX only: elsewhere asking would end it."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
+    with suppress(OSError, IndexError):  # in a container no one may bury the dead (state Z)
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
     return True
 
 

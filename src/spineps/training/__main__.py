@@ -71,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="averaged weights of a run to a model folder")
     export.add_argument("checkpoint", type=Path)
     export.add_argument("folder", type=Path)
+    export.add_argument(
+        "--bias", nargs=2, action="append", default=[], metavar=("ID", "ADDED"), help="100 0.4: more disc"
+    )
     export.set_defaults(command=_export)
     return parser
 
@@ -149,7 +152,7 @@ def _cache_maps(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
     from spineps.training.export import export
 
-    export(args.checkpoint, args.folder)
+    export(args.checkpoint, args.folder, {int(structure): float(added) for structure, added in args.bias})
 
 
 if __name__ == "__main__":

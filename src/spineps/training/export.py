@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from spineps.anatomy import CLASS_IDS
-from spineps.errors import InputNotFoundError
+from spineps.errors import InputNotFoundError, OptionError
 from spineps.inference.engine import WEIGHTS_FILE
 from spineps.inference.network import load_weights, save_weights
 from spineps.training.config import TrainingConfig, parse_config
@@ -20,14 +20,19 @@ BUNDLED = Path(__file__).parents[1] / "models" / "bundled"
 CONFIG_FILE = "inference_config.json"
 
 
-def export(checkpoint: Path, folder: Path) -> None:
+def export(checkpoint: Path, folder: Path, bias: Mapping[int, float] | None = None) -> None:
     """Write averaged weights (float16) and, where there is none yet, ``inference_config.json``.
 
     Args:
         checkpoint: ``checkpoint.pt`` of a run.
         folder: a model folder, new or old; its card is left to people.
+        bias: of a semantic model: structure id -> what is added to its output bias (calibration).
     """
     config, params = averaged_weights(checkpoint)
+    for structure, value in (bias or {}).items():
+        if structure not in CLASS_IDS or "out.bias" not in params:
+            raise OptionError(f"There is no output for structure {structure}.", f"Choose from {CLASS_IDS}.")
+        params["out.bias"][CLASS_IDS.index(structure)] += value
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder / WEIGHTS_FILE, config.network, params)
     file = folder / CONFIG_FILE
