@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from spineps.anatomy import CLASS_MIRROR
 from spineps.inference.network import NetSpec
 from spineps.inference.resample import argmax_on_grid, entropy_on_grid, to_model_grid
-from spineps.inference.sliding import focused_window, sliding_window, softmax, tile_starts
+from spineps.inference.sliding import busy_box, focused_window, sliding_window, softmax, tile_starts
 from spineps.volume import Grid, Volume
 
 
@@ -61,6 +61,27 @@ def test_care_is_spent_where_something_is() -> None:
     empty = Ball()
     assert (focused_window(empty, 0 * image, (32, 32, 8), 0.5, 3, mirror)[0] > 0.9).all()
     assert empty.asked < 0.5 * plain.asked
+
+
+@pytest.mark.parametrize("where", ["around", "a piece", "nothing"])
+def test_a_hint_saves_the_first_look_and_costs_nothing_when_it_is_poor(where: str) -> None:
+    image = np.zeros((1, 80, 80, 8), np.float32)
+    image[:, 30:45, 10:70] = 1
+    hints = {"around": np.s_[20:56, 4:78, 0:8], "a piece": np.s_[28:40, 30:50, 0:8], "nothing": None}
+    blind, helped = Ball(), Ball()
+    expected = focused_window(blind, image, (32, 32, 8), 0.5, 3)
+    answer = focused_window(helped, image, (32, 32, 8), 0.5, 3, locate=lambda: hints[where])
+    assert (answer.argmax(axis=0) == expected.argmax(axis=0)).all()
+    assert where != "around" or helped.asked < 0.75 * blind.asked
+
+
+@pytest.mark.parametrize("zoom", [1, 3])
+def test_the_box_around_what_was_found_has_a_margin_in_voxels_of_the_image(zoom: int) -> None:
+    found = np.zeros((120 // zoom, 150 // zoom, 48 // zoom), bool)
+    found[30 // zoom : 60 // zoom, 60 // zoom : 150 // zoom, 24 // zoom : 36 // zoom] = True
+    found[0, 0, 0] = True  # a speck
+    assert busy_box(found, (120, 150, 48)) == (slice(18, 72), slice(48, 150), slice(12, 48))
+    assert busy_box(0 * found, (120, 150, 48)) is None
 
 
 @given(st.integers(1, 300), st.integers(1, 64), st.floats(0.1, 1))

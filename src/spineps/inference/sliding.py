@@ -14,12 +14,15 @@ SIGMA = 0.22
 
 #: Step of the first look, share of the largest part below which a part is noise to it, voxels added around the rest.
 FIRST_STEP, SMALL_PART, MARGIN = 0.9, 0.05, 12
+#: Voxels from a side of the box within which something may go on beyond it.
+NEAR = 3
 #: One tile may be this much longer than the patch rather than two overlapping by half.
 STRETCH = 1.35
 
 #: (axis of the image, for each class the class that it becomes when that axis is flipped)
 Mirror = tuple[int, Sequence[int]]
 Progress = Callable[[int, int], None]
+Box = tuple[slice, slice, slice]
 
 
 def sliding_window(
@@ -82,40 +85,82 @@ def focused_window(
     mirror: Mirror | None = None,
     progress: Progress | None = None,
     prepare: Callable[[np.ndarray], np.ndarray] | None = None,
+    locate: Callable[[], Box | None] | None = None,
 ) -> np.ndarray:
     """:func:`sliding_window` with its overlap and mirrored pass spent only where a first quick look finds something.
 
-    Images that one tile covers are answered at once.  Else tiles side by side look at everything, and the box around
-    what they find, with a margin, is answered again with care.  Specks outside the box (air and noise) are dropped.
+    Images that one tile covers are answered at once.  Else ``locate`` gives the box to look into; without it, or when
+    it finds nothing, tiles side by side look at everything.  What then comes close to a side of the box makes the box
+    wider.  Specks outside the box (air and noise) are dropped.
     """
     shape = image.shape[1:]
     if all(n <= _tile_length(n, p, s) for n, p, s in zip(shape, patch, network.spec.stride, strict=True)):
         return sliding_window(network, image, patch, step, classes, mirror, progress, prepare)
-    seen = sliding_window(network, image, patch, FIRST_STEP, classes, None, progress, prepare)
-    box = _busy_box(seen[0] < 0.5)
+    box = locate() if locate else None
     if box is None:
-        return seen
-    part = image[(slice(None), *box)]
-    careful = sliding_window(network, part, patch, step, classes, mirror, progress, prepare)
-    seen[:] = 0
-    seen[0] = 1
-    seen[(slice(None), *box)] = careful
-    return seen
+        seen = sliding_window(network, image, patch, FIRST_STEP, classes, None, progress, prepare)
+        box = busy_box(seen[0] < 0.5, shape)
+        if box is None:
+            return seen
+        del seen
+    while True:
+        part = image[(slice(None), *box)]
+        careful = sliding_window(network, part, patch, step, classes, mirror, progress, prepare)
+        wider = _wider(careful[0] < 0.5, box, shape, patch)
+        if wider == box:
+            break
+        box = wider
+    answer = np.zeros((classes, *shape), np.float32)
+    answer[0] = 1
+    answer[(slice(None), *box)] = careful
+    return answer
 
 
-def _busy_box(found: np.ndarray) -> tuple[slice, slice, slice] | None:
-    """Box around the large components of what was found, with a margin."""
+def busy_box(found: np.ndarray, shape: Sequence[int]) -> Box | None:
+    """Box around the large components of what was found, with a margin.
+
+    Args:
+        found: bool, of the whole image in voxels of any size.
+        shape: voxels of the image in which box and margin are counted.
+    """
+    # On a fine grid every other voxel is enough to see what is large.
+    scale = [n / m for n, m in zip(shape, found.shape, strict=True)]
+    sparse = 2 if max(scale) < 1.5 else 1
+    box = _large_parts(found[::sparse, ::sparse, ::sparse])
+    if box is None:
+        return None
+    ends = ((int(s.start * k * sparse), int(np.ceil(s.stop * k * sparse))) for s, k in zip(box, scale, strict=True))
+    low, high = zip(*ends, strict=True)
+    a, b, c = (
+        slice(max(first - MARGIN, 0), min(last + MARGIN, n)) for first, last, n in zip(low, high, shape, strict=True)
+    )
+    return a, b, c
+
+
+def _large_parts(found: np.ndarray) -> Box | None:
+    """Box around all components that are not small beside the largest."""
     from scipy.ndimage import find_objects, label
 
-    # Every other voxel is enough to see what is large.
-    parts, count = label(found[::2, ::2, ::2])
+    parts, count = label(found)
     if count == 0:
         return None
     sizes = np.bincount(parts.ravel())[1:]
     boxes = [box for box, size in zip(find_objects(parts), sizes, strict=True) if size >= SMALL_PART * sizes.max()]
-    low = [max(2 * min(b[axis].start for b in boxes) - MARGIN, 0) for axis in range(3)]
-    high = [min(2 * max(b[axis].stop for b in boxes) + MARGIN, found.shape[axis]) for axis in range(3)]
-    return slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])
+    a, b, c = (slice(min(b[axis].start for b in boxes), max(b[axis].stop for b in boxes)) for axis in range(3))
+    return a, b, c
+
+
+def _wider(found: np.ndarray, box: Box, shape: Sequence[int], patch: Sequence[int]) -> Box:
+    """The box, half a patch wider on each side (not of the image) that something large in it comes close to."""
+    inside = _large_parts(found)
+    if inside is None:
+        return box
+    sides = []
+    for had, part, n, p in zip(box, inside, shape, patch, strict=True):
+        low = had.start - (p // 2 if part.start < NEAR else 0)
+        high = had.stop + (p // 2 if had.stop - had.start - part.stop < NEAR else 0)
+        sides.append(slice(max(low, 0), min(high, n)))
+    return sides[0], sides[1], sides[2]
 
 
 def tile_starts(length: int, tile: int, step: float) -> list[int]:

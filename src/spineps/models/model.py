@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spineps.errors import ModelError
-from spineps.models.config import CONFIG_FILE, InferenceConfig
+from spineps.models.config import CONFIG_FILE, InferenceConfig, read_config
 from spineps.models.enums import Acquisition, Modality, ModelType, SpinepsPhase
 from spineps.models.scaling import spread, standardise
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from spineps.volume import Volume
 
 WEIGHTS_FILE = "weights.npz"
+#: Folder inside a semantic model's for a locator.
+LOCATOR = "locator"
 #: Voxels that are given to an instance network at once on a CPU.
 CPU_VOXELS = 1_000_000
 
@@ -125,7 +127,25 @@ class SemanticModel(Model):
             mirror=(self.config.mirror_axes[0], CLASS_MIRROR) if use_mirror else None,
             progress=progress,
             prepare=standardise,
+            locate=lambda: self._spine_box(image),
         )
+
+    @cached_property
+    def locator(self) -> SemanticModel | None:
+        """A small network for large voxels that tells where to look, if the model brings one."""
+        folder = self.folder / LOCATOR
+        if not (folder / CONFIG_FILE).is_file():
+            return None
+        return replace(self, name=f"{self.name}/{LOCATOR}", folder=folder, config=read_config(folder))
+
+    def _spine_box(self, image: Volume) -> tuple[slice, slice, slice] | None:
+        from spineps.inference.resample import to_model_grid
+        from spineps.inference.sliding import busy_box
+
+        if self.locator is None:
+            return None
+        small = to_model_grid(image, self.locator.config.zoom_min)
+        return busy_box(self.locator.probabilities(small, tta=False)[0] < 0.5, image.shape)
 
     def labels(
         self,
@@ -233,7 +253,9 @@ def weight_files(folder: Path, config: InferenceConfig) -> list[Path]:
         ModelError: one is missing, or the folder is of a kind that cannot be run.
     """
     if (folder / WEIGHTS_FILE).is_file():
-        return [folder / WEIGHTS_FILE]
+        locator = folder / LOCATOR
+        beside = [locator / CONFIG_FILE, locator / WEIGHTS_FILE] if (locator / CONFIG_FILE).is_file() else []
+        return [folder / WEIGHTS_FILE, *beside]
     if not config.published:
         raise ModelError(f"The model in {folder} has no {WEIGHTS_FILE}.", "Install it again.")
     if config.phase is SpinepsPhase.SEMANTIC and config.modeltype is not ModelType.nnunet:
