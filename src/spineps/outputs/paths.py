@@ -158,9 +158,9 @@ def output_paths(
 ) -> dict[str, Path]:
     """Where everything goes, under the names that ``process_img_nii`` returns.
 
-    Beside the published keys: ``out_prov`` (what made the results), ``out_uncertainty``, ``out_spine_modelres``,
-    ``out_vert_modelres``, ``out_spine_native`` (raw semantic mask on the input grid); in the ``bids`` layout also
-    ``out_spine_json``, ``out_spine_tsv``, ``out_vert_json``, ``out_vert_tsv``.
+    Beside the published keys: ``out_prov`` (what made the results), ``out_report`` (a page), ``out_uncertainty``,
+    ``out_spine_modelres``, ``out_vert_modelres``, ``out_spine_native`` (raw semantic mask on the input grid); in the
+    ``bids`` layout also ``out_spine_json``, ``out_spine_tsv``, ``out_vert_json``, ``out_vert_tsv``.
 
     Args:
         scan: the scan.
@@ -191,6 +191,7 @@ def output_paths(
         "out_raw": raw,
         "out_vibeseg": folder / output_name(scan, "VIBESeg-100", "msk.nii.gz"),
         "out_prov": folder / output_name(scan, "spine", "prov.json"),
+        "out_report": folder / output_name(scan, "spine", "report.html"),
         "out_uncertainty": folder / output_name(scan, "spine", "uncertainty.nii.gz"),
         "out_spine_native": raw / output_name(scan, "spine-native", "msk.nii.gz"),
         "out_spine_modelres": raw / output_name(scan, "spine-modelres", "msk.nii.gz"),
@@ -224,12 +225,16 @@ def results_beside(record: Path) -> dict[str, Path]:
             "out_vert": folder / f"{stem.replace('seg-structures', 'seg-vertebrae')}_dseg.nii.gz",
             "out_ctd": folder / f"{plain}_ctd.json",
             "out_snap": folder.parent / "figures" / f"{plain}_snp.png",
+            "out_stats": folder / f"{stem.replace('seg-structures', 'seg-vertebrae')}_stats.tsv",
+            "out_report": folder.parent / "figures" / f"{plain}_report.html",
         }
     names = {
         "out_spine": f"{stem}_msk.nii.gz",
         "out_vert": f"{stem.replace('_seg-spine', '_seg-vert')}_msk.nii.gz",
         "out_ctd": f"{stem}_ctd.json",
         "out_snap": f"{stem}_snp.png",
+        "out_stats": f"{stem.replace('_seg-spine', '_seg-vert')}_stats.tsv",
+        "out_report": f"{stem}_report.html",
     }
     return {key: record.with_name(name) for key, name in names.items()}
 
@@ -281,6 +286,7 @@ def _bids_paths(
         "out_raw": raw,
         "out_vibeseg": folder / name("VIBESeg100", "dseg.nii.gz"),
         "out_prov": folder / name("structures", "prov.json"),
+        "out_report": snapshot.with_name(name("", "report.html")),
         "out_uncertainty": folder / name("structures", "probseg.nii.gz").replace("_desc-", "_desc-entropy"),
         "out_spine_native": raw / name("structuresNative", "dseg.nii.gz"),
         "out_spine_modelres": raw / name("structuresModelres", "dseg.nii.gz"),

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import html
-import json
 import logging
 from collections.abc import Iterable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from spineps.outputs.group.flags import FLAGS
+from spineps.outputs.markup import filled, json_text, picture_format, resource, save_picture
 from spineps.outputs.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -31,18 +30,17 @@ def write_page(writer: Writer, path: Path, title: str, cards: Sequence[dict[str,
     A browser keeps ratings by the names of the folders around the page, as they are now: they are found again after the
     page was written anew, and on a stick.
     """
-    room = files("spineps.outputs") / "page"
-    # The template's marks are filled in one by one, so that no text of a scan is ever taken for a mark.
-    before, after = (room / "page.html").read_text(encoding="utf-8").split("<!--data-->")
-    before = before.replace("<!--style-->", (room / "page.css").read_text(encoding="utf-8"))
-    after = after.replace("<!--script-->", (room / "page.js").read_text(encoding="utf-8"))
-    before = before.replace("<!--title-->", html.escape(title))
     flags = [{"code": f.code, "title": f.title, "rule": f.rule, "severity": f.severity} for f in FLAGS]
     identity = hashlib.sha256("/".join(path.absolute().parts[-5:]).encode()).hexdigest()[:12]
     data = {"id": identity, "title": title, "flags": flags, "scans": cards}
-    # "</script>" in a message must not end the element.
-    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    writer.write(path, lambda stream: stream.write(f"{before}{text}{after}".encode()))
+    text = filled(
+        resource("page.html"),
+        style=resource("base.css") + resource("page.css"),
+        title=html.escape(title),
+        data=json_text(data),
+        script=resource("page.js"),
+    )
+    writer.write(path, lambda stream: stream.write(text.encode()))
 
 
 class Thumbnails:
@@ -53,10 +51,9 @@ class Thumbnails:
 
     def make(self, scan: str, snapshot: Path) -> str:
         """Write the thumbnail of a scan; returns its name, empty when there is no picture to make it from."""
-        from PIL import Image, features
+        from PIL import Image
 
-        kind = "webp" if features.check("webp") else "jpeg"
-        name = f"{hashlib.sha256(scan.encode()).hexdigest()[:16]}.{kind}"
+        name = f"{hashlib.sha256(scan.encode()).hexdigest()[:16]}.{picture_format().lower()}"
         try:
             with Image.open(snapshot) as picture:
                 small = picture.crop(_sagittal(picture)).convert("RGB")
@@ -65,7 +62,7 @@ class Thumbnails:
             logger.warning("No thumbnail from %s: %s", snapshot.name, error)
             return ""
         with Writer() as writer:
-            writer.write(self.folder / name, lambda stream: small.save(stream, kind.upper(), quality=QUALITY, method=2))
+            writer.write(self.folder / name, lambda stream: save_picture(small, stream, QUALITY))
         return f"{THUMBS}/{name}"
 
     def forget_others(self, names: Iterable[str]) -> None:

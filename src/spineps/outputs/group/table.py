@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 FOLDER, CACHE = "group", "cache.jsonl"
 #: Another number when what is measured changes: then everything is measured again.
 CACHE_FORMAT = 2
+#: Files that a scan's lines come from.
+MEASURED = ("out_spine", "out_vert", "out_ctd", "out_snap")
 SKIPPED = ("output_raw_", "debug_", ".")
 NOT_ENTERED = {FOLDER, "work", "spineps_ledger", "figures", "logs"}
 
@@ -233,7 +235,8 @@ def _parsed(line: bytes) -> dict[str, Any]:
 def _mark(record: Path) -> list[Any]:
     """Sizes and times of change of all files of a scan, and the key that its record holds."""
     key = read_record(record).get("stages", {}).get("final", {}).get("key", "")
-    return [CACHE_FORMAT, key, *map(_file_mark, (record, *results_beside(record).values()))]
+    files = results_beside(record)
+    return [CACHE_FORMAT, key, *map(_file_mark, (record, *(files[name] for name in MEASURED)))]
 
 
 def _file_mark(path: Path) -> list[int]:
