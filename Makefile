@@ -3,7 +3,7 @@ PYTHON ?= python3
 # A CPU build is enough for the tests. `make test TORCH=` leaves torch out and skips what needs it.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test check bench clean
+.PHONY: demo test docs bench clean
 
 .venv-demo/ok: pyproject.toml
 	$(PYTHON) -m venv .venv-demo
@@ -24,6 +24,15 @@ test: .venv-test/ok
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
 	.venv-test/bin/python -m pytest -n 2 --doctest-modules --doctest-ignore-import-errors src/spineps tests
+
+# Offline and strict: a dead link, a page outside of the menu or anything that would be loaded from the network ends it.
+.venv-test/docs-ok: .venv-test/ok
+	.venv-test/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	touch $@
+
+docs: .venv-test/docs-ok
+	NO_MKDOCS_2_WARNING=1 .venv-test/bin/mkdocs build --strict --quiet
+	@echo build/site/index.html
 
 bench: .venv-test/ok
 	.venv-test/bin/python benchmarks/first_light.py --data "$(DATA)"
