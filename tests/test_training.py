@@ -19,7 +19,7 @@ from spineps.volume import Volume
 torch = pytest.importorskip("torch")
 
 from spineps.inference.engine import load_network  # noqa: E402
-from spineps.training.cache import Cache, mark_cord, real_arrays, whole_arrays, write_cache  # noqa: E402
+from spineps.training.cache import FULL, Cache, write_cache  # noqa: E402
 from spineps.training.chance import Chance  # noqa: E402
 from spineps.training.config import TrainingConfig, Warp  # noqa: E402
 from spineps.training.export import averaged_weights, export, initial_weights  # noqa: E402
@@ -28,6 +28,7 @@ from spineps.training.intensity import random_look, thick_slices  # noqa: E402
 from spineps.training.loop import Trainer  # noqa: E402
 from spineps.training.loss import coarse_loss, full_loss, group_matrix  # noqa: E402
 from spineps.training.pictures import write_png  # noqa: E402
+from spineps.training.real import mark_cord, own_arrays, real_arrays, whole_arrays  # noqa: E402
 from spineps.training.semantic import SemanticObjective  # noqa: E402
 from spineps.training.warp import inside, sample, sampling_points  # noqa: E402
 
@@ -318,3 +319,61 @@ def test_an_output_can_be_calibrated_at_export(caches, tmp_path) -> None:
     assert change[CLASS_IDS.index(100)] == pytest.approx(0.5, abs=1e-3) and np.count_nonzero(change) == 1
     with pytest.raises(OptionError, match="17"):
         export(tmp_path / "checkpoint.pt", tmp_path / "odd", {17: 1.0})
+
+
+def own_scan(folder, mask: np.ndarray) -> None:
+    """A scan as a run leaves it: the image, and in a folder beside it a mask that somebody has corrected."""
+    import nibabel as nib
+
+    affine = np.array([[0, 0, 1.5, 0], [-1.5, 0, 0, 0], [0, -1.5, 0, 0], [0, 0, 0, 1.0]])
+    (folder / "derivatives_seg").mkdir(parents=True)
+    nib.save(nib.Nifti1Image(10.0 * mask, affine), folder / "sub-1_T1w.nii.gz")
+    nib.save(nib.Nifti1Image(mask, affine), folder / "derivatives_seg" / "sub-1_mod-T1w_seg-spine_msk.nii.gz")
+
+
+def test_own_scans_teach_every_structure_and_its_side(tmp_path) -> None:
+    mask = np.zeros((24, 32, 16), np.uint8)
+    mask[4:10, 4:28], mask[12:16, :, :8], mask[12:16, :, 8:], mask[18:22] = 49, 43, 44, 52
+    own_scan(tmp_path / "rawdata", mask)
+    (tmp_path / "rawdata" / "sub-2_seg-spine_msk.nii.gz").write_bytes(b"")  # without an image it is left out
+    [(name, (_, labels))] = own_arrays(tmp_path, (1.5, 1.5, 1.5), ())
+    assert name == "sub-1_T1w"
+    ids = np.array([*[0] * FULL, *CLASS_IDS])[labels]
+    assert (ids == np.where(mask == 52, 62, mask)).all()
+    assert list(own_arrays(tmp_path, (1.5, 1.5, 1.5), ("sub-1",))) == []
+    write_cache(tmp_path / "own.npz", {}, [(name, np.stack([labels, labels]))])
+    config = replace(TINY, real_patches=((24, 32, 16),), warp=Warp((0, 0, 0), 1, 1, 0), real_per_step=1)
+    feed = RealFeed(Cache(tmp_path / "own.npz"), config, CPU)
+    for step in range(6):  # flipped or not, the left one keeps its name
+        found = feed.batch(step).labels[0].numpy()
+        left, right = (np.argwhere(found == FULL + CLASS_IDS.index(i))[:, 2].mean() for i in (43, 44))
+        assert left < right
+
+
+def test_fine_tuning_as_documented(tmp_path, capsys) -> None:
+    from spineps.cli.main import main
+
+    mask = np.zeros((32, 48, 16), np.uint8)
+    mask[6:14, 4:20], mask[6:14, 20:26], mask[6:14, 26:42], mask[16:22] = 49, 100, 49, 61
+    own_scan(tmp_path / "scans", mask)
+    bundled = json.loads((CONFIGS / "semantic.json").read_text())
+    small = bundled | {"real_patches": [[32, 48, 16]], "real_per_step": 1, "deep_patches": []}
+    (tmp_path / "small.json").write_text(json.dumps(small))
+
+    def run(*arguments: object) -> None:
+        with pytest.raises(SystemExit) as ended:
+            main(["train", *map(str, arguments)])
+        assert ended.value.code == 0
+
+    run("cache-real", tmp_path / "scans", tmp_path / "mine.npz")
+    run("semantic", "--config", tmp_path / "small.json", "--init", "bundled", "--device", "cpu", "--steps", 2,
+        "--real", tmp_path / "mine.npz", "--out", tmp_path / "run")  # fmt: skip
+    run("export", tmp_path / "run" / "checkpoint.pt", tmp_path / "model")
+    from spineps.models.registry import get_semantic_model
+
+    model = get_semantic_model(tmp_path / "model")
+    image = Volume(10.0 * mask, np.diag([1.5, 1.5, 1.5, 1]))
+    assert model.config.log_name and model.probabilities(image, tta=False).shape == (15, 32, 48, 16)
+    with pytest.raises(SystemExit):
+        main(["train", "cache-real", str(tmp_path / "run"), str(tmp_path / "none.npz")])
+    assert not (tmp_path / "none.npz").exists()

@@ -1,4 +1,4 @@
-"""``python -m spineps.training``: make caches, train, export."""
+"""``spineps train``, also ``python -m spineps.training``: make caches, train, export."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import argparse
 import logging
 import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spineps.errors import OptionError, SpinepsError
+from spineps.errors import InputNotFoundError, OptionError, SpinepsError
 from spineps.training.config import TrainingConfig, read_training_config
 
 if TYPE_CHECKING:
     import torch
 
 KINDS = ("semantic", "instance", "labeling")
+REAL_NAMES = (
+    "structures: *_<format> with *_mod-<format>_seg-spine_msk (a corrected result); or *_T2w with *_seg-coarse_msk; "
+    "or *_ct with *_seg-vert_msk"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     try:
+        if find_spec("torch") is None:
+            raise OptionError("Training needs torch.", "Run: pip install 'spineps[train]'")
         args.command(args)
     except SpinepsError as error:
         logging.getLogger(__name__).error("%s", error)
@@ -31,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m spineps.training", description=__doc__)
+    parser = argparse.ArgumentParser(prog="spineps train", description=__doc__)
     commands = parser.add_subparsers(required=True)
     for kind in KINDS:
         train = commands.add_parser(kind, help=f"train the {kind} network")
@@ -41,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         train.add_argument("--synthetic", type=Path, nargs="+", default=[], help="caches of label maps")
         if kind == "semantic":
-            train.add_argument("--real", type=Path, help="cache of real scans with coarse labels")
+            train.add_argument("--real", type=Path, help="cache of real scans")
         train.add_argument(
             "--out", type=Path, default=Path("runs", kind), help="folder of the run; resumed if it exists"
         )
@@ -54,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
         train.add_argument("--every", type=int, default=100, help="steps between log lines")
         train.set_defaults(command=_train, kind=kind)
 
-    real = commands.add_parser("cache-real", help="real scans with coarse labels to one cache")
-    real.add_argument("folder", type=Path, nargs="+", help="*_T2w with *_seg-coarse_msk, or *_ct with *_seg-vert_msk")
+    real = commands.add_parser("cache-real", help="own scans with masks, public ones with coarse ones, to a cache")
+    real.add_argument("folder", type=Path, nargs="+", help=REAL_NAMES)
     real.add_argument("out", type=Path)
     real.add_argument("--config", default="semantic")
     real.set_defaults(command=_cache_real)
@@ -130,13 +137,17 @@ def _objective(args: argparse.Namespace, config: TrainingConfig, device: torch.d
 def _cache_real(args: argparse.Namespace) -> None:
     from itertools import chain
 
-    from spineps.training.cache import real_arrays, whole_arrays, write_cache
+    from spineps.training.cache import write_cache
+    from spineps.training.real import own_arrays, real_arrays, whole_arrays
 
     config = read_training_config(args.config)
     meta = {"kind": "real", "zoom": config.zoom, "held_out": config.held_out}
     what = (config.zoom, config.held_out)
-    scans = (kind(folder, *what) for folder in args.folder for kind in (real_arrays, whole_arrays))
-    write_cache(args.out, meta, chain.from_iterable(scans))
+    kinds = (real_arrays, whole_arrays, own_arrays)
+    scans = chain.from_iterable(kind(folder, *what) for folder in args.folder for kind in kinds)
+    if write_cache(args.out, meta, scans) == 0:
+        args.out.unlink()
+        raise InputNotFoundError("There are no scans with masks in there.", "Names: see cache-real --help.")
 
 
 def _cache_maps(args: argparse.Namespace) -> None:

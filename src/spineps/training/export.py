@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from spineps.anatomy import CLASS_IDS
 from spineps.errors import InputNotFoundError, OptionError
 from spineps.inference.engine import WEIGHTS_FILE
 from spineps.inference.network import load_weights, save_weights
+from spineps.models.model import LOCATOR
 from spineps.training.config import TrainingConfig, parse_config
 
 #: Beside this file's folder, so that no import of the registry (and of nibabel) is needed.
@@ -21,7 +23,7 @@ CONFIG_FILE = "inference_config.json"
 
 
 def export(checkpoint: Path, folder: Path, bias: Mapping[int, float] | None = None) -> None:
-    """Write averaged weights (float16) and, where there is none yet, ``inference_config.json``.
+    """Write averaged weights (float16) and, into a new folder, ``inference_config.json`` and the bundled locator.
 
     Args:
         checkpoint: ``checkpoint.pt`` of a run.
@@ -38,6 +40,8 @@ def export(checkpoint: Path, folder: Path, bias: Mapping[int, float] | None = No
     file = folder / CONFIG_FILE
     if not file.exists():
         file.write_text(json.dumps(inference_config(config), indent=2) + "\n", encoding="utf-8")
+        if config.network.classes == len(CLASS_IDS) and (BUNDLED / "semantic" / LOCATOR).is_dir():
+            shutil.copytree(BUNDLED / "semantic" / LOCATOR, folder / LOCATOR, dirs_exist_ok=True)
 
 
 def averaged_weights(checkpoint: Path) -> tuple[TrainingConfig, dict[str, np.ndarray]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from spineps.anatomy import CLASS_IDS, CLASS_MIRROR
 from spineps.inference.network import Triple
 from spineps.models.scaling import spread, standardise
-from spineps.training.cache import GREY_STEP, UNKNOWN, Cache, refuse_held_out
+from spineps.training.cache import FULL, GREY_STEP, UNKNOWN, Cache, refuse_held_out
 from spineps.training.chance import Chance
 from spineps.training.config import TrainingConfig
 from spineps.training.intensity import random_look, recoloured
@@ -90,9 +90,13 @@ class RealFeed:
         refuse_held_out(cache, config.held_out)
         self._config, self._device = config, device
         self._scans = [torch.from_numpy(cache[name]).to(device) for name in cache.names]
-        spine = [(scan[1] > 0) & (scan[1] != ELSE) & (scan[1] != UNKNOWN) for scan in self._scans]
+        nothing = torch.tensor((0, ELSE, FULL, UNKNOWN), device=device)
+        spine = [~torch.isin(scan[1], nothing) for scan in self._scans]
         self._labelled = [torch.nonzero(mask).float() for mask in spine]
         deep = [scan.shape[3] >= DEEP for scan in self._scans] if config.deep_patches else [False] * len(self._scans)
+        sides = torch.arange(256, device=device)
+        sides[FULL : FULL + len(CLASS_MIRROR)] = FULL + torch.tensor(CLASS_MIRROR, device=device)
+        self._mirror = sides
         self._deep = [k for k, is_deep in enumerate(deep) if is_deep]
         self._slabs = [k for k, is_deep in enumerate(deep) if not is_deep]
 
@@ -117,10 +121,13 @@ class RealFeed:
             near = spine[int(chance.numbers.integers(len(spine)))].tolist()
             wanted = [c + chance.uniform(-16, 16) for c in near[:2]]
             centre[:2] = [_within(c, n, p) for c, n, p in zip(wanted, scan.shape[1:3], size[:2], strict=True)]
-        points = sampling_points(chance, config.warp, size, centre, chance.happens(0.5), self._device)
+        flip = chance.happens(0.5)
+        points = sampling_points(chance, config.warp, size, centre, flip, self._device)
         image = sample(scan[:1], points, nearest=False)[0] / GREY_STEP
         labels = sample(scan[1:], points, nearest=True)[0].long()
         valid = inside(points, scan.shape[1:]) & (labels != UNKNOWN)
+        if flip:
+            labels = self._mirror[labels]
         labels = with_plates(labels.masked_fill(labels == UNKNOWN, 0), VERTEBRA if chance.happens(0.5) else DISC)
         if k in self._deep and chance.happens(0.5):
             # Real bone in a contrast that nobody scanned: what a CT shows of shapes holds for any image.

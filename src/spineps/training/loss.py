@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spineps.anatomy import CANAL, CANAL_PARTS, CLASS_IDS, CORD, DISC, ENDPLATE, SACRUM, VERTEBRA_PARTS
+from spineps.training.cache import FULL
 
 IGNORED = -100
 
@@ -14,7 +15,8 @@ IGNORED = -100
 PLATE = 4
 #: Ids that each coarse label may stand for.  SPIDER: 0 rest (its sacrum is not labelled), 1 vertebra, 2 disc, 3 canal,
 #: 4 endplate (split between vertebra and disc by the annotators, so it may be either).  VerSe: 5 vertebra, 6 anything
-#: else.  7 and 8: cord and the fluid around it, where :func:`spineps.training.cache.mark_cord` can tell them apart.
+#: else.  7 and 8: cord and the fluid around it, where :func:`spineps.training.real.mark_cord` can tell them apart.
+#: FULL + k: class k alone.
 COARSE_GROUPS: tuple[tuple[int, ...], ...] = (
     (0, SACRUM),
     (*VERTEBRA_PARTS, ENDPLATE),
@@ -25,7 +27,10 @@ COARSE_GROUPS: tuple[tuple[int, ...], ...] = (
     (0, SACRUM, DISC, *CANAL_PARTS),
     (CORD,),
     (CANAL,),
+    *((i,) for i in CLASS_IDS),
 )
+#: Labels that a Dice is asked of: not the rest, and not the two that only cord and fluid share with label 3.
+SCORED = [1, 2, 3, 4, 5, *range(FULL + 1, len(COARSE_GROUPS))]
 
 
 def group_matrix(groups: tuple[tuple[int, ...], ...] = COARSE_GROUPS) -> Tensor:
@@ -60,9 +65,12 @@ def coarse_loss(logits: Tensor, labels: Tensor, valid: Tensor, groups: Tensor) -
         groups: see :func:`group_matrix`.
 
     Returns:
-        The loss, and the soft Dice of the coarse labels 1 .. 5 (for the log; NaN where one does not occur).
+        The loss, and the soft Dice of the labels in SCORED (for the log; NaN where one does not occur).
     """
     p = logits.float().softmax(1)
+    scores = torch.full((len(groups),), float("nan"), device=p.device)
+    codes, labels = labels.unique(return_inverse=True)
+    groups = groups[codes]
     sums = torch.einsum("gk,nkxyz->ngxyz", groups, p).clamp(1e-5, 1)
     weight = valid.float()
     surprise = -sums.gather(1, labels[:, None])[:, 0].log()
@@ -71,10 +79,11 @@ def coarse_loss(logits: Tensor, labels: Tensor, valid: Tensor, groups: Tensor) -
     # A class that two labels share counts, where the truth is one of them, for that one alone.
     shared = torch.einsum("gk,nkxyz->ngxyz", groups, p * groups[labels].movedim(-1, 1)) * (1 - truth)
     truth = truth * weight[:, None]
-    scores = soft_dice((sums - shared) * weight[:, None], truth)[1:6]
-    present = truth.sum((0, 2, 3, 4))[1:6] > 20
-    loss = likelihood + 0.5 * (1 - scores[present].mean()) if bool(present.any()) else likelihood
-    return loss, scores.detach().masked_fill(~present, float("nan"))
+    found = soft_dice((sums - shared) * weight[:, None], truth)
+    present = (truth.sum((0, 2, 3, 4)) > 20) & torch.isin(codes, torch.tensor(SCORED, device=p.device))
+    scores[codes[present]] = found[present].detach()
+    loss = likelihood + 0.5 * (1 - found[present].mean()) if bool(present.any()) else likelihood
+    return loss, scores[SCORED]
 
 
 def soft_dice(p: Tensor, truth: Tensor) -> Tensor:

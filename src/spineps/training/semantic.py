@@ -18,7 +18,8 @@ from spineps.training.loop import Trainer
 from spineps.training.loss import coarse_loss, full_loss, group_matrix
 from spineps.training.pictures import overlay, write_png
 
-COARSE_NAMES = ("vertebra", "disc", "canal", "plate", "whole")
+#: Names in the log of the labels in SCORED: coarse ones, then structures by id.
+SCORE_NAMES = ("vertebra", "disc", "canal", "plate", "whole", *(str(i) for i in CLASS_IDS[1:]))
 
 
 class SemanticObjective:
@@ -32,7 +33,8 @@ class SemanticObjective:
         self._class_weights = torch.tensor(weights, device=device)
         self._groups = group_matrix().to(device)
         self._drawn_as = torch.tensor(
-            [CLASS_IDS.index(i) for i in (0, CORPUS, DISC, CANAL, ENDPLATE, CORPUS, 0, CORD, CANAL)], device=device
+            [CLASS_IDS.index(i) for i in (0, CORPUS, DISC, CANAL, ENDPLATE, CORPUS, 0, CORD, CANAL, *CLASS_IDS)],
+            device=device,
         )
 
     def __call__(self, network: Callable[[Tensor], Any], step: int) -> tuple[Tensor, dict[str, float]]:
@@ -49,7 +51,7 @@ class SemanticObjective:
             (self._config.real_weight * loss).backward()
             total = total + self._config.real_weight * loss.detach().cpu()
             numbers["real"] = float(loss.detach())
-            numbers |= {n: v for n, v in zip(COARSE_NAMES, scores.tolist(), strict=True) if v == v}
+            numbers |= {n: v for n, v in zip(SCORE_NAMES, scores.tolist(), strict=True) if v == v}
         return total, numbers
 
     @torch.no_grad()

@@ -1,0 +1,152 @@
+"""Real scans with labels, on the training grid: coarse ones of public sets, or all structures of one's own scans."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spineps.anatomy import CLASS_IDS, CORPUS, CORPUS_INNER, ENDPLATE, ENDPLATE_INFERIOR, ENDPLATE_SUPERIOR
+from spineps.errors import ValueRangeError
+from spineps.training.cache import FULL, GREY_STEP, UNKNOWN
+from spineps.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+#: Mask of one's own scans: its ending, and what a run puts into its name.
+OWN_MASK, OWN_NAME = "_seg-spine_msk.nii.gz", re.compile(r"_mod-([A-Za-z0-9]+)_seg-spine_msk")
+#: Hounsfield units from which a voxel may be bone.
+BONE_UNITS = 130.0
+#: Cord on T2w scans (looked at in 24 of SPIDER): share of the scan's height that surely holds it, its grey value as a
+#: share of the fluid's, least area.
+CORD_SHARE, CORD_GREY, CORD_MM2 = 0.2, 0.66, 20.0
+
+
+def real_arrays(folder: Path, zoom: tuple[float, float, float], held_out: Iterable[str]) -> Iterator[Any]:
+    """Scans with coarse labels on the training grid: (name, uint8 (2, X, Y, Z) of grey values and labels).
+
+    Args:
+        folder: ``<name>_*_T2w.nii.gz`` with ``<name>_*_seg-coarse_msk.nii.gz`` (0 rest, 1 vertebra, 2 disc, 3 canal).
+        zoom: voxel size in mm, axes P, I, R.
+        held_out: scans whose file name contains one of these are left out.
+    """
+    from spineps.inference.resample import to_model_grid
+    from spineps.models.scaling import spread
+
+    refused = tuple(held_out)
+    for file in sorted(folder.glob("*_T2w.nii.gz")):
+        if any(name in file.name for name in refused):
+            continue
+        mask = file.with_name(file.name.replace("_T2w", "_seg-coarse_msk"))
+        image, labels = (_read(file).reoriented("PIR"), _read(mask).reoriented("PIR"))
+        grey = spread(to_model_grid(image, zoom).array)
+        shares = [to_model_grid(labels.with_array(labels.array == k), zoom).array for k in range(4)]
+        coarse = mark_cord(grey, np.argmax(shares, axis=0), zoom)
+        yield file.name.split("_")[0], np.stack([np.rint(grey * GREY_STEP), coarse]).astype(np.uint8)
+
+
+def mark_cord(grey: np.ndarray, coarse: np.ndarray, zoom: tuple[float, float, float]) -> np.ndarray:
+    """Coarse labels of a lumbar T2w scan with the cord (7) and the fluid around it (8) in its cranial fifth.
+
+    There (T11, T12) the dark compact core of the canal is cord; further down it may be cord or nerve roots, and the
+    canal (3) stays as it is.  Rows without such a core stay as well.
+
+    Args:
+        grey: (P, I, R), bright fluid.
+        coarse: (P, I, R), 3 is the canal.
+        zoom: mm.
+    """
+    from scipy.ndimage import binary_erosion, gaussian_filter, label
+
+    canal = coarse == 3
+    rows = np.flatnonzero(canal.any((0, 2)))
+    marked = coarse.copy()
+    smooth = gaussian_filter(grey.astype(np.float32), 0.4)
+    for row in rows[rows < CORD_SHARE * grey.shape[1]]:
+        near = slice(max(row - 8, 0), row + 9)
+        fluid = np.percentile(grey[:, near][canal[:, near]], 92)
+        parts, count = label(binary_erosion(canal[:, row]) & (smooth[:, row] < CORD_GREY * fluid))
+        if count == 0:
+            continue
+        sizes = np.bincount(parts.ravel())
+        sizes[0] = 0
+        if sizes.max() * zoom[0] * zoom[2] >= CORD_MM2:
+            marked[:, row][canal[:, row]] = 8
+            marked[:, row][parts == sizes.argmax()] = 7
+    return marked
+
+
+def whole_arrays(folder: Path, zoom: tuple[float, float, float], held_out: Iterable[str]) -> Iterator[Any]:
+    """CT scans with whole vertebrae on the training grid, as :func:`real_arrays`, labels 5, 6 and 255 of the loss.
+
+    Args:
+        folder: ``<name>_ct.nii.gz`` (Hounsfield units) with ``<name>_seg-vert_msk.nii.gz`` (0 rest, else a vertebra).
+        zoom: voxel size in mm, axes P, I, R.
+        held_out: scans whose file name contains one of these are left out.
+    """
+    from scipy.ndimage import binary_dilation
+
+    from spineps.inference.resample import to_model_grid
+    from spineps.models.scaling import spread
+
+    refused = tuple(held_out)
+    for file in sorted(folder.glob("*_ct.nii.gz")):
+        if any(name in file.name for name in refused):
+            continue
+        image = _read(file).reoriented("PIR")
+        mask = _read(file.with_name(file.name.replace("_ct", "_seg-vert_msk"))).reoriented("PIR")
+        units = to_model_grid(image, zoom).array
+        vertebra = to_model_grid(mask.with_array(mask.array > 0), zoom).array > 0.5
+        # Cut-off vertebrae, ribs and sacrum are not labelled in these sets: bone outside the mask may be anything.
+        unknown = binary_dilation((units > BONE_UNITS) & ~vertebra) & ~vertebra
+        labels = np.where(vertebra, 5, np.where(unknown, UNKNOWN, 6))
+        yield file.name.split("_")[0], np.stack([np.rint(spread(units) * GREY_STEP), labels]).astype(np.uint8)
+
+
+def own_arrays(folder: Path, zoom: tuple[float, float, float], held_out: Iterable[str]) -> Iterator[Any]:
+    """Scans whose structures are all labelled, as :func:`real_arrays`, labels FULL + class.
+
+    Args:
+        folder: searched with all folders in it for ``<name>_mod-<format>_seg-spine_msk.nii.gz`` (a run's result that
+            somebody has corrected) or ``<name>_<format>_seg-spine_msk.nii.gz``, each with ``<name>_<format>.nii.gz``.
+        zoom: voxel size in mm, axes P, I, R.
+        held_out: scans whose file name contains one of these are left out.
+
+    Raises:
+        ValueRangeError: a mask holds ids that are no structures.
+    """
+    from spineps.inference.resample import to_model_grid
+    from spineps.models.scaling import spread
+
+    images = {file.name: file for file in sorted(folder.rglob("*.nii.gz"))}
+    refused = tuple(held_out)
+    for name, file in images.items():
+        if not name.endswith(OWN_MASK) or any(part in name for part in refused):
+            continue
+        wanted = OWN_NAME.sub(r"_\1", name) if OWN_NAME.search(name) else name.replace(OWN_MASK, ".nii.gz")
+        if wanted not in images:
+            logger.warning("%s is left out: there is no %s", name, wanted)
+            continue
+        mask = _read(file).reoriented("PIR")
+        ids = {CORPUS_INNER: CORPUS, ENDPLATE_SUPERIOR: ENDPLATE, ENDPLATE_INFERIOR: ENDPLATE}
+        present = [int(i) for i in np.unique(mask.array)]
+        if unknown := [i for i in present if ids.get(i, i) not in CLASS_IDS]:
+            raise ValueRangeError(f"{file} holds {unknown}, which are no structures.", f"Use {CLASS_IDS}.")
+        grey = spread(to_model_grid(_read(images[wanted]).reoriented("PIR"), zoom).array)
+        best, labels = np.zeros(grey.shape, np.float32), np.full(grey.shape, FULL, np.uint8)
+        for number in present:
+            share = to_model_grid(mask.with_array(mask.array == number), zoom).array
+            labels[share > best] = FULL + CLASS_IDS.index(ids.get(number, number))
+            best = np.maximum(best, share)
+        yield wanted.removesuffix(".nii.gz"), np.stack([np.rint(grey * GREY_STEP), labels]).astype(np.uint8)
+
+
+def _read(file: Path) -> Volume:
+    import nibabel as nib
+
+    image = nib.nifti1.load(file)
+    return Volume(np.asanyarray(image.dataobj), image.affine)
