@@ -317,6 +317,9 @@ def test_an_output_can_be_calibrated_at_export(caches, tmp_path) -> None:
     (_, plain), (_, more) = (load_weights(tmp_path / name / "weights.npz") for name in ("plain", "more"))
     change = more["out.bias"] - plain["out.bias"]
     assert change[CLASS_IDS.index(100)] == pytest.approx(0.5, abs=1e-3) and np.count_nonzero(change) == 1
+    export(tmp_path / "checkpoint.pt", tmp_path / "calm", temperature=2.0)
+    calm = load_weights(tmp_path / "calm" / "weights.npz")[1]
+    assert all(np.allclose(calm[n], plain[n] / (2 if n.startswith("out.") else 1), atol=1e-3) for n in plain)
     with pytest.raises(OptionError, match="17"):
         export(tmp_path / "checkpoint.pt", tmp_path / "odd", {17: 1.0})
 

@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--bias", nargs=2, action="append", default=[], metavar=("ID", "ADDED"), help="100 0.4: more disc"
     )
+    export.add_argument("--temperature", type=float, default=1.0, help="logits are divided by it")
     export.set_defaults(command=_export)
     return parser
 
@@ -163,7 +164,9 @@ def _cache_maps(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
     from spineps.training.export import export
 
-    export(args.checkpoint, args.folder, {int(structure): float(added) for structure, added in args.bias})
+    export(
+        args.checkpoint, args.folder, {int(structure): float(added) for structure, added in args.bias}, args.temperature
+    )
 
 
 if __name__ == "__main__":

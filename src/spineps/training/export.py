@@ -22,19 +22,22 @@ BUNDLED = Path(__file__).parents[1] / "models" / "bundled"
 CONFIG_FILE = "inference_config.json"
 
 
-def export(checkpoint: Path, folder: Path, bias: Mapping[int, float] | None = None) -> None:
+def export(checkpoint: Path, folder: Path, bias: Mapping[int, float] | None = None, temperature: float = 1.0) -> None:
     """Write averaged weights (float16) and, into a new folder, ``inference_config.json`` and the bundled locator.
 
     Args:
         checkpoint: ``checkpoint.pt`` of a run.
         folder: a model folder, new or old; its card is left to people.
         bias: of a semantic model: structure id -> what is added to its output bias (calibration).
+        temperature: of a semantic model: its logits are divided by it; above 1 it claims less (calibration).
     """
     config, params = averaged_weights(checkpoint)
     for structure, value in (bias or {}).items():
         if structure not in CLASS_IDS or "out.bias" not in params:
             raise OptionError(f"There is no output for structure {structure}.", f"Choose from {CLASS_IDS}.")
         params["out.bias"][CLASS_IDS.index(structure)] += value
+    for name in ("out.bias", "out.weight") if temperature != 1 else ():
+        params[name] = params[name] / temperature
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder / WEIGHTS_FILE, config.network, params)
     file = folder / CONFIG_FILE
