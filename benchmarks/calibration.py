@@ -4,8 +4,8 @@
 
 Real scans: the held-out ones of the training config that lie in the folder, with coarse labels (vertebra, disc, canal,
 rest; probabilities of what a label covers are summed, endplates are left out because SPIDER splits them).  Generated
-scans: every structure.  Voxels that are certainly background (p > 0.99, and are) do not count: they would make any model
-look calibrated.  Prints the expected calibration error and the temperature that makes the answers most likely; export
+scans: every structure.  Voxels that are certainly background (p > 0.99, and are) do not count: with them any model
+looks calibrated.  Prints the expected calibration error and the temperature that makes the answers most likely; export
 with ``--temperature`` divides the network's last layer by it.
 """
 
