@@ -45,7 +45,8 @@ def _nearest_by_way(inside: np.ndarray, seeds: np.ndarray, zoom: Sequence[float]
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import dijkstra
 
-    number = np.full(inside.shape, -1, np.int64)
+    # 32 bits: SciPy before 1.13, all that Python 3.10 gets, finds no ways through graphs with 64-bit indices.
+    number = np.full(inside.shape, -1, np.int32)
     total = int(inside.sum())
     number[inside] = np.arange(total)
     rows, columns, lengths = [], [], []
