@@ -1,4 +1,4 @@
-"""Names, reading, atomic writing, provenance, points and picture."""
+"""Names, reading, atomic writing, provenance and points."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from spineps.outputs import provenance
 from spineps.outputs.nifti import from_memory, read_image, read_labels
 from spineps.outputs.paths import output_paths, scan_from
 from spineps.outputs.poi import poi_document, poi_object
-from spineps.outputs.snapshot import curved_cuts, snapshot_png, spine_course
 from spineps.outputs.writer import SUFFIX, Writer, check_writable, remove_leftovers
 from spineps.phases.points import Point
 from spineps.volume import Volume
@@ -250,27 +249,6 @@ def test_points_are_read_by_tptbox_and_lie_where_they_should(tmp_path: Path, she
     assert header["confidence"] == {"20,50": 0.91}
     assert header["label_name"]["20"] == {"name": "L1", "50": "L1 vertebral body"}
     assert len(POI.load(tmp_path / "empty_ctd.json")) == 0
-
-
-def test_picture_follows_the_spine_and_is_reproducible() -> None:
-    image, labels = spine(3)
-    vertebrae = labels.with_array(np.where(labels.array == 49, 20, 0).astype(np.uint16))
-    first, second = (snapshot_png(image, labels, vertebrae, "t", ["w"], {20: 0.3}) for _ in range(2))
-    assert first == second and first.startswith(b"\x89PNG")
-    course = spine_course(labels)
-    np.testing.assert_allclose(course[60], [35.5, 7.5], atol=0.6)
-    sagittal, coronal = curved_cuts(image, labels, vertebrae)
-    assert {49, 100, 61} <= set(np.unique(sagittal.semantic))
-    assert (sagittal.left, coronal.left) == ("A", "R")
-    # The same body seen from any storage order.
-    turned = curved_cuts(*(v.reoriented("LAS") for v in (image, labels, vertebrae)))
-    np.testing.assert_array_equal(turned[0].semantic, sagittal.semantic)
-
-
-def test_picture_without_any_label() -> None:
-    image, labels = spine(2)
-    empty = labels.with_array(np.zeros_like(labels.array))
-    assert snapshot_png(image, empty, empty).startswith(b"\x89PNG")
 
 
 def test_images_in_memory(tmp_path: Path) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spineps.anatomy import (
     BY_ID,
-    CORPUS,
-    CORPUS_INNER,
-    DISC,
     DISC_OFFSET,
     ENDPLATE,
     ENDPLATE_INFERIOR,
@@ -23,47 +22,44 @@ from spineps.anatomy import (
     METAL,
     SACRUM,
     STRUCTURES,
+    VERTEBRA_IDS,
     VERTEBRAE,
     instance_name,
 )
+from spineps.outputs.curved import BODIES, Cut, curved_cuts
 from spineps.volume import Volume
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont
 
-#: Size of one picture point, how far beyond the masks the picture reaches, and the length of the scale bar, in mm.
-PIXEL_MM, MARGIN_MM, BAR_MM = 0.6, 20.0, 50.0
-#: Width to each side of the coronal cut in mm.
-CORONAL_MM = 50.0
-#: Largest height of a panel and width of all panels in inches; room for names.
-HEIGHT, WIDTH, NAME_SPACE, GAP = 6.2, 13.0, 0.5, 0.1
-#: Standard deviation (mm) of the smoothing of the spine's course.
-SMOOTHING_MM = 12.0
-#: Hounsfield units shown of a CT.
-CT_WINDOW = (-250.0, 1200.0)
+#: Usual height of a panel and largest width of all, in picture points.
+HEIGHT, WIDTH = 700, 1500
+#: Picture points per mm: fewer leave no room for the names of cervical vertebrae, more show nothing new.
+COARSEST, FINEST = 1.5, 4.0
+#: Points between panels, least width of one (names need room beside a narrow slab) and of the picture.
+GAP, NARROWEST, LEAST_WIDTH = 10, 96, 720
+#: Sizes of letters in points.
+TITLE, NAME, TEXT = 16, 13, 12
+#: Lengths of the scale bar in mm; the longest that takes less than this part of a panel is drawn.
+BARS, BAR_PART = (100, 50, 20, 10), 0.5
+#: Hounsfield units shown of a CT, and what only a CT holds: air.
+CT_WINDOW, CT_AIR = (-200.0, 1000.0), -250.0
+#: How bright the middle of the vertebral bodies is to be (0..1), and the strongest brightening (gamma) towards it.
+BODY_BRIGHTNESS, STRONGEST_GAMMA = 0.36, 0.5
+#: How dark they may be before that, for the sake of what is bright around the spine.
+DARKEST_BODY = 0.28
+#: Opacity of a structure and of its outline.
+FILL, OUTLINE = 0.38, 0.95
+#: Names less sure than this get a question mark.
 UNSURE = 0.5
+#: The anterior arch of C1 is no thicker than this (mm).
+ATLAS_MM = 8.0
+#: Most lines of warnings.
+NOTE_LINES = 4
 #: Neighbouring vertebrae get clearly different hues (Okabe and Ito's palette for colour-blind readers, brightened).
 PALETTE = ("#e69f00", "#56b4e9", "#00b07f", "#f0e442", "#4a80ff", "#ff6a3d", "#e07bb8")
-INK, PAPER = "#e8e8e8", "#101014"
-
-
-@dataclass(frozen=True)
-class Cut:
-    """One curved cut, rows from top to bottom of the body.
-
-    Attributes:
-        image: (rows, columns) float.
-        semantic: labels, same shape.
-        instance: labels, same shape.
-        left: letter of the body side at the left of the picture.
-        right: letter at its right.
-    """
-
-    image: np.ndarray
-    semantic: np.ndarray
-    instance: np.ndarray
-    left: str
-    right: str
+INK, PAPER, WARNING = "#e8e8e8", "#101014", "#ffb000"
 
 
 def snapshot_png(
@@ -84,170 +80,223 @@ def snapshot_png(
         warnings: printed below.
         confidence: of the vertebra names (0..1), unsure ones get a question mark; None shows numbers, not names.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from PIL import Image, ImageDraw
+    from PIL.PngImagePlugin import PngInfo
 
     sagittal, coronal = curved_cuts(image, semantic, instance)
-    panels = [
-        (sagittal, None, False),
-        (sagittal, "semantic", False),
-        (sagittal, "instance", True),
-        (coronal, "semantic", False),
-        (coronal, "instance", True),
-    ]
-    rows = sagittal.image.shape[0]
-    names = [NAME_SPACE if named else 0.0 for *_, named in panels]
-    free = WIDTH - sum(names) - GAP * (len(panels) + 1)
-    height = min(HEIGHT, free * rows / sum(cut.image.shape[1] for cut, *_ in panels))
-    widths = [height * cut.image.shape[1] / rows for cut, *_ in panels]
-    notes = [line for text in warnings for line in textwrap.wrap(f"! {text}", 120)][:4]
-    width = max(sum(widths) + sum(names) + GAP * (len(panels) + 1), 7.0)
-    legend = _legend_rows(semantic, width)
-    top, bottom = 0.42, 0.17 * (len(legend) + len(notes)) + 0.15
-    figure = Figure(figsize=(width, height + top + bottom), facecolor=PAPER, dpi=110)
-    canvas = FigureCanvasAgg(figure)
-
-    def write(x: float, y: float, text: str, **how: Any) -> None:
-        figure.text(x / width, y / (height + top + bottom), text, **how)
-
+    empty = not sagittal.structures.any() and not coronal.structures.any() and len(sagittal.instance) == 1
+    kinds = ("",) if empty else ("", "semantic", "instance")
+    panels = [(cut, what) for cut in (sagittal, coronal) for what in kinds]
+    height_mm, widths_mm = sagittal.size_mm[0], [cut.size_mm[1] for cut, _ in panels]
+    scale = min(FINEST, max(HEIGHT / height_mm, COARSEST))
+    for _ in range(2):  # narrow panels take their least width whatever the scale
+        wide = [mm for mm in widths_mm if mm * scale > NARROWEST]
+        room = WIDTH - GAP * (len(panels) + 1) - NARROWEST * (len(panels) - len(wide))
+        scale = min(scale, room / sum(wide)) if wide else scale
+    height = max(round(height_mm * scale), 1)
+    sizes = [max(round(mm * scale), 1) for mm in widths_mm]
+    boxes = [max(size, NARROWEST) for size in sizes]
+    width = max(sum(boxes) + GAP * (len(panels) + 1), LEAST_WIDTH)
+    notes = _wrapped(["Nothing was found.", *warnings] if empty else warnings, width - 2 * GAP)
+    legend = _legend({label for cut, what in panels if what for label in cut.semantic}, width)
+    top, line = TITLE + 2 * GAP, TEXT + 5
+    picture = Image.new("RGB", (width, top + height + GAP + line * (len(legend) + len(notes)) + GAP // 2), PAPER)
+    draw = ImageDraw.Draw(picture)
+    draw.text((GAP, GAP), _shortened(title, width - 2 * GAP), INK, _font(TITLE))
+    window = _window(sagittal, coronal)
     x = GAP
-    for (cut, what, named), panel, extra in zip(panels, widths, names, strict=True):
-        box = (x / width, bottom / (height + top + bottom), panel / width, height / (height + top + bottom))
-        _draw(figure.add_axes(box), cut, what, confidence if named else None, named)
-        x += panel + extra + GAP
-    write(GAP, bottom + height + 0.15, title, color=INK, fontsize=11)
-    y = bottom - 0.2
+    for (cut, what), size, box in zip(panels, sizes, boxes, strict=True):
+        left = x + (box - size) // 2
+        grey = _shown(cut.image(height, size), *window)
+        picture.paste(Image.fromarray(_overlaid(grey, cut, what)), (left, top))
+        for side, letter, anchor in ((x, cut.left, "la"), (x + box, cut.right, "ra")):
+            _write(draw, side + (4 if anchor == "la" else -4), top + 3, letter, INK, anchor, NAME + 2)
+        if not what:
+            _scale_bar(draw, x + GAP, top + height - GAP, scale, box)
+        if what == "instance":
+            _names(draw, cut, (left, top, size, height), x, confidence)
+        x += box + GAP
+    y = top + height + GAP
     for row in legend:
-        for x, text, color in row:
-            write(x, y, text, color=color, fontsize=7.5)
-        y -= 0.17
+        for at, text, colour in row:
+            draw.rectangle((at, y + 2, at + TEXT - 3, y + TEXT - 1), colour)
+            draw.text((at + TEXT + 2, y), text, INK, _font(TEXT))
+        y += line
     for note in notes:
-        write(GAP, y, note, color="#ffb000", fontsize=8)
-        y -= 0.17
+        draw.text((GAP, y), note, WARNING, _font(TEXT))
+        y += line
+    # Where the sagittal panels are, in picture points: thumbnails are cut out there.
+    info, count = PngInfo(), len(kinds)
+    info.add_text("spineps-sagittal", f"{GAP},{top},{sum(boxes[:count]) + GAP * count},{top + height}")
     buffer = io.BytesIO()
-    # Where the sagittal panels with their names are, in pixels: thumbnails are cut out there.
-    box = (GAP, top, GAP * 3 + sum(widths[:3]) + sum(names[:3]), top + height)
-    place = ",".join(str(round(v * figure.dpi)) for v in box)
-    canvas.print_png(buffer, metadata={"Software": None, "spineps-sagittal": place})
+    picture.save(buffer, "PNG", pnginfo=info, compress_level=6)
     return buffer.getvalue()
 
 
-def curved_cuts(image: Volume, semantic: Volume, instance: Volume) -> tuple[Cut, Cut]:
-    """Sagittal and coronal cut through the middle of the vertebral column, row by row along the body's axis."""
-    image, semantic, instance = (v.reoriented("PIR") for v in (image, semantic, instance))
-    zoom = np.array(image.zoom)
-    rows = np.arange(0, (image.shape[1] - 1) * zoom[1] + 1e-6, PIXEL_MM) / zoom[1]
-    course = spine_course(semantic)
-    p_mid, r_mid = (np.interp(rows, np.arange(image.shape[1]), course[:, c]) for c in (0, 1))
-    reach = CORONAL_MM / zoom[2]
-    p_low, p_high = _extent(semantic.array, 0, MARGIN_MM / zoom[0])
-    r_low, r_high = max(r_mid.min() - reach, 0), min(r_mid.max() + reach, image.shape[2] - 1)
-    p_axis = np.arange(p_low, p_high + 1e-6, PIXEL_MM / zoom[0])
-    r_axis = np.arange(r_low, r_high + 1e-6, PIXEL_MM / zoom[2])
-    i = rows[:, None]
-    sagittal = np.broadcast_arrays(p_axis[None, :], i, r_mid[:, None])
-    # Radiological view: the patient's right is at the left of the picture.
-    coronal = np.broadcast_arrays(p_mid[:, None], i, r_axis[None, ::-1])
-    return _cut(image, semantic, instance, sagittal, "A", "P"), _cut(image, semantic, instance, coronal, "R", "L")
+def _window(sagittal: Cut, coronal: Cut) -> tuple[float, float, float]:
+    """Grey value that is black, that is white, and gamma: from the spine itself, so that fat around it may be white."""
+    grey = np.concatenate([cut.grey.ravel() for cut in (sagittal, coronal)])
+    structures = np.concatenate([cut.structures.ravel() for cut in (sagittal, coronal)])
+    spine, bodies = grey[structures != 0], grey[np.isin(structures, BODIES)]
+    if grey.min() < CT_AIR:
+        low, high = CT_WINDOW
+    else:
+        low, all_of_it = np.percentile(grey, (1, 99.5)).tolist()
+        high = all_of_it
+        if bodies.size:
+            # Fat is white only where the bodies would be too dark otherwise; the spine itself never is.
+            high = min(all_of_it, low + (float(np.median(bodies)) - low) / DARKEST_BODY)
+            high = max(high, float(np.percentile(spine, 99.5)))
+        high = max(high, low + 1e-6)
+    middle = float(np.median(bodies)) if bodies.size else high
+    middle = min(max((middle - low) / (high - low), 1e-3), 1 - 1e-3)
+    return low, high, min(max(math.log(BODY_BRIGHTNESS) / math.log(middle), STRONGEST_GAMMA), 1.0)
 
 
-def spine_course(semantic: Volume) -> np.ndarray:
-    """Middle (posterior index, right index) of bodies and discs at every inferior index, smoothed; mask in PIR."""
-    from scipy.ndimage import gaussian_filter1d
-
-    column = np.isin(semantic.array, (CORPUS, CORPUS_INNER, DISC, ENDPLATE, ENDPLATE_SUPERIOR, ENDPLATE_INFERIOR))
-    mask = column if column.any() else semantic.array != 0
-    counts = mask.sum(axis=(0, 2))
-    size_p, size_i, size_r = mask.shape
-    middle = np.tile([(size_p - 1) / 2, (size_r - 1) / 2], (size_i, 1))
-    heights = np.flatnonzero(counts)
-    if heights.size:
-        p = mask.sum(axis=2).T[heights] @ np.arange(size_p) / counts[heights]
-        r = mask.sum(axis=0)[heights] @ np.arange(size_r) / counts[heights]
-        for column_number, values in enumerate((p, r)):
-            middle[:, column_number] = np.interp(np.arange(size_i), heights, values)
-    return gaussian_filter1d(middle, SMOOTHING_MM / semantic.zoom[1], axis=0, mode="nearest")
+def _shown(grey: np.ndarray, low: float, high: float, gamma: float) -> np.ndarray:
+    """(rows, columns, 3) float32, 0..255."""
+    bright = ((grey - low) / (high - low)).clip(0, 1) ** gamma * 255
+    return np.repeat(bright[..., None], 3, axis=2).astype(np.float32)
 
 
-def _extent(mask: np.ndarray, axis: int, margin: float) -> tuple[float, float]:
-    """First and last index along ``axis`` that the picture shows: the masks and a margin, or everything."""
-    hits = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-    last = mask.shape[axis] - 1.0
-    return (max(hits[0] - margin, 0.0), min(hits[-1] + margin, last)) if hits.size else (0.0, last)
+def _overlaid(grey: np.ndarray, cut: Cut, what: str) -> np.ndarray:
+    """uint8 colours; structures are drawn at twice the size and averaged, so that outlines are not jagged."""
+    if not what:
+        return np.rint(grey).astype(np.uint8)
+    height, width = grey.shape[:2]
+    shapes, colour = (cut.semantic, structure_color) if what == "semantic" else (cut.instance, instance_color)
+    labels = cut.labels(shapes, 2 * height, 2 * width)
+    table = np.zeros((max(shapes) + 1, 4), np.float32)
+    for label in shapes:
+        if label:
+            table[label] = (*_rgb(colour(label)), FILL)
+    overlay = table[labels]
+    edge = np.zeros(labels.shape, bool)
+    across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
+    for side, border in ((edge[:, 1:], across), (edge[:, :-1], across), (edge[1:], down), (edge[:-1], down)):
+        side |= border
+    overlay[edge & (labels > 0), 3] = OUTLINE
+    overlay[..., :3] *= overlay[..., 3:]
+    overlay = (overlay[::2, ::2] + overlay[1::2, ::2] + overlay[::2, 1::2] + overlay[1::2, 1::2]) / 4
+    return np.rint(grey * (1 - overlay[..., 3:]) + overlay[..., :3]).astype(np.uint8)
 
 
-def _cut(image: Volume, semantic: Volume, instance: Volume, where: Sequence[np.ndarray], left: str, right: str) -> Cut:
-    from scipy.ndimage import map_coordinates
+def _names(
+    draw: ImageDraw,
+    cut: Cut,
+    panel: tuple[int, int, int, int],
+    box: int,
+    confidence: Mapping[int, float] | None,
+) -> None:
+    """Each vertebra's name at the left of its body, never over one another.
 
-    grey = map_coordinates(image.array.astype(np.float32, copy=False), where, order=1, mode="nearest")
-    nearest = tuple(np.clip(np.rint(axis).astype(int), 0, n - 1) for axis, n in zip(where, image.shape, strict=True))
-    return Cut(grey, semantic.array[nearest].astype(int), instance.array[nearest].astype(int), left, right)
-
-
-def _draw(axes: Axes, cut: Cut, what: str | None, confidence: Mapping[int, float] | None, named: bool) -> None:
-    from matplotlib.patheffects import withStroke
-
-    low, high = _window(cut.image)
-    axes.imshow(cut.image, cmap="gray", vmin=low, vmax=high, interpolation="bilinear", aspect="auto")
-    if what is not None:
-        labels = cut.semantic if what == "semantic" else cut.instance
-        axes.imshow(_tinted(labels, what), interpolation="nearest", aspect="auto")
-    axes.set_axis_off()
-    rows, columns = cut.image.shape
-    outline = [withStroke(linewidth=2, foreground=PAPER)]
-    for x, letter, side in ((0.02, cut.left, "left"), (0.98, cut.right, "right")):
-        axes.text(
-            x, 0.99, letter, color=INK, transform=axes.transAxes, ha=side, va="top", fontsize=10, weight="bold",
-            path_effects=outline,
-        )  # fmt: skip
-    if what is None:
-        length = BAR_MM / PIXEL_MM
-        axes.plot([0.04 * columns, 0.04 * columns + length], [rows * 0.975] * 2, color=INK, linewidth=2)
-        axes.text(
-            0.04 * columns, rows * 0.965, f"{BAR_MM:g} mm", color=INK, fontsize=8, va="bottom", path_effects=outline
-        )
-        axes.set_xlim(-0.5, columns - 0.5)
-        axes.set_ylim(rows - 0.5, -0.5)
-    if named:
-        _names(axes, cut, confidence)
-
-
-def _names(axes: Axes, cut: Cut, confidence: Mapping[int, float] | None) -> None:
-    rows, columns = cut.image.shape
-    lowest = -1e9
+    Args:
+        panel: left, top, width, height of the cut in picture points.
+        box: left end of the room that names may take.
+    """
+    left, top, width, height = panel
+    rows, columns = cut.vertebrae.shape
+    bodies = np.isin(cut.structures, (*BODIES, SACRUM))
     places = []
     for vertebra in (*VERTEBRAE, SACRUM):
-        inside = (cut.instance == vertebra) & np.isin(cut.semantic, (CORPUS, CORPUS_INNER, SACRUM))
-        if not inside.any():
-            inside = cut.instance == vertebra
-        if inside.any():
-            places.append((float(np.median(np.nonzero(inside)[0])), vertebra))
-    for row, vertebra in sorted(places):
-        lowest = max(row, lowest + rows * 0.022)  # never over one another
+        row, column = np.nonzero((cut.vertebrae == vertebra) & bodies)
+        if not row.size and vertebra == VERTEBRA_IDS["C1"]:  # it has no body: beside its anterior arch
+            row, column = np.nonzero(cut.vertebrae == vertebra)
+            front = column < column.min(initial=columns) + ATLAS_MM / cut.zoom[1]
+            row, column = row[front], column[front]
+        if row.size:
+            y = float(np.median(row))
+            beside = column[np.abs(row - y) <= NAME / 2 * rows / height]
+            places.append((y, float(beside.min() if beside.size else column.min()), vertebra))
+    places.sort()
+    ys = _spread([top + (y + 0.5) * height / rows for y, *_ in places], top + 2 * NAME, top + height - NAME / 2)
+    for y, (_, x, vertebra) in zip(ys, places, strict=True):
         text = instance_name(vertebra) if confidence is not None or vertebra == SACRUM else f"# {vertebra}"
-        doubt = "?" if confidence is not None and confidence.get(vertebra, 1.0) < UNSURE else ""
-        axes.text(
-            columns * 1.0 + 4, lowest, text + doubt, color=instance_color(vertebra), fontsize=9,
-            va="center", ha="left", clip_on=False, weight="bold",
-        )  # fmt: skip
+        text += "?" if confidence is not None and confidence.get(vertebra, 1.0) < UNSURE else ""
+        at = max(left + x * width / columns - 5, box + 3 + _font(NAME, True).getlength(text))
+        _write(draw, at, y, text, _mixed(instance_color(vertebra), INK, 0.2), "rm", NAME)
 
 
-def _tinted(labels: np.ndarray, what: str) -> np.ndarray:
-    """RGBA: translucent inside, stronger at the borders of each label."""
-    from matplotlib.colors import to_rgba
+def _spread(places: Sequence[float], low: float, high: float, gap: float = NAME + 1) -> list[float]:
+    """Sorted places moved as little as needed to lie ``gap`` apart, between ``low`` and ``high`` if there is room.
 
-    present = np.unique(labels)
-    table = np.zeros((len(present), 4))
-    for row, label in enumerate(present):
-        color = structure_color(int(label)) if what == "semantic" else instance_color(int(label))
-        if label and color:
-            table[row] = to_rgba(color, 0.42)
-    picture = table[np.searchsorted(present, labels)]
-    edge = np.zeros(labels.shape, bool)
-    edge[1:] |= labels[1:] != labels[:-1]
-    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    picture[edge & (picture[..., 3] > 0), 3] = 0.85
-    return picture
+    >>> _spread([10, 12, 40], 0, 41, 6)
+    [8.0, 14.0, 40.0]
+    """
+    # Groups of names that touch share the shift which is best for all of them.
+    groups: list[list[float]] = []
+    for place in places:
+        groups.append([place])
+        while len(groups) > 1 and _start(groups[-2], gap, low, high) + len(groups[-2]) * gap > _start(
+            groups[-1], gap, low, high
+        ):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    return [_start(group, gap, low, high) + k * gap for group in groups for k in range(len(group))]
+
+
+def _start(group: Sequence[float], gap: float, low: float, high: float) -> float:
+    best = sum(place - k * gap for k, place in enumerate(group)) / len(group)
+    return float(max(min(best, high - (len(group) - 1) * gap), low))
+
+
+def _scale_bar(draw: ImageDraw, x: int, y: int, scale: float, room: int) -> None:
+    length = next((mm for mm in BARS if mm * scale <= BAR_PART * room), BARS[-1])
+    draw.rectangle((x - 1, y - 4, x + round(length * scale) + 1, y), PAPER)
+    draw.rectangle((x, y - 3, x + round(length * scale), y - 1), INK)
+    _write(draw, x, y - 8, f"{length} mm", INK, "ls", TEXT)
+
+
+def _write(draw: ImageDraw, x: float, y: float, text: str, colour: str, anchor: str, size: int) -> None:
+    """Bold letters that can be read on any grey."""
+    draw.text((round(x), round(y)), text, colour, _font(size, True), anchor, stroke_width=2, stroke_fill=PAPER)
+
+
+@lru_cache(maxsize=8)
+def _font(size: int, bold: bool = False) -> FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib; found without importing that, which takes longer than the picture."""
+    import importlib.util
+
+    from PIL import ImageFont
+
+    spec = importlib.util.find_spec("matplotlib")
+    folder = Path(spec.origin).parent if spec and spec.origin else Path()
+    return ImageFont.truetype(folder / f"mpl-data/fonts/ttf/DejaVuSans{'-Bold' if bold else ''}.ttf", size)
+
+
+def _shortened(text: str, width: float) -> str:
+    """Without its middle, where names of files say least."""
+    kept = len(text)
+    shown = text
+    while _font(TITLE).getlength(shown) > width and kept > 2:
+        kept -= 1
+        shown = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+    return shown
+
+
+def _wrapped(texts: Sequence[str], width: float) -> list[str]:
+    """Lines of all texts, at most :data:`NOTE_LINES`."""
+    lines: list[str] = []
+    for text in (f"! {text}" for text in texts):
+        letter = _font(TEXT).getlength(text) / len(text)
+        lines += textwrap.wrap(text, max(int(width / letter * 0.95), 10))
+    return lines if len(lines) <= NOTE_LINES else [*lines[: NOTE_LINES - 1], f"! {lines[NOTE_LINES - 1]} …"]
+
+
+def _legend(labels: set[int], width: float) -> list[list[tuple[float, str, str]]]:
+    """(x, text, colour) of the structures in view, broken into lines."""
+    shown = labels | ({ENDPLATE} if labels & {ENDPLATE_SUPERIOR, ENDPLATE_INFERIOR} else set())
+    rows: list[list[tuple[float, str, str]]] = []
+    x = width
+    for structure in STRUCTURES:
+        if structure.id in shown:
+            text = structure.name.replace("articular process", "articular").removeprefix("vertebral ")
+            length = _font(TEXT).getlength(text) + TEXT + 2
+            if x + length > width - GAP:
+                rows.append([])
+                x = GAP
+            rows[-1].append((x, text, structure.color))
+            x += length + 2 * GAP
+    return rows
 
 
 def structure_color(label: int) -> str:
@@ -272,32 +321,10 @@ def _rank(vertebra: int) -> int:
     return VERTEBRAE.index(vertebra) if vertebra in VERTEBRAE else vertebra
 
 
+def _rgb(color: str) -> tuple[int, int, int]:
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
+
+
 def _mixed(color: str, other: str, part: float) -> str:
-    a, b = (np.array([int(c[k : k + 2], 16) for k in (1, 3, 5)]) for c in (color, other))
-    return "#" + "".join(f"{round(v):02x}" for v in a * (1 - part) + b * part)
-
-
-def _window(grey: np.ndarray) -> tuple[float, float]:
-    if grey.min() < CT_WINDOW[0]:
-        return CT_WINDOW
-    low, high = np.percentile(grey, (1, 99.7))
-    return float(low), float(max(high, low + 1e-6))
-
-
-def _legend_rows(semantic: Volume, width: float) -> list[list[tuple[float, str, str]]]:
-    """(x in inches, text, colour) of the structures that are present, broken into lines."""
-    present = set(np.unique(semantic.array).tolist())
-    present |= {ENDPLATE} if present & {ENDPLATE_SUPERIOR, ENDPLATE_INFERIOR} else set()
-    rows: list[list[tuple[float, str, str]]] = [[]]
-    x = GAP
-    for structure in STRUCTURES:
-        if structure.id not in present:
-            continue
-        text = "■ " + structure.name.replace("articular process", "articular").removeprefix("vertebral ")
-        length = 0.12 + 0.063 * len(text)  # 7.5 point letters
-        if x + length > width:
-            rows.append([])
-            x = GAP
-        rows[-1].append((x, text, structure.color))
-        x += length
-    return rows
+    mixed = (round(a * (1 - part) + b * part) for a, b in zip(_rgb(color), _rgb(other), strict=True))
+    return "#" + "".join(f"{value:02x}" for value in mixed)
