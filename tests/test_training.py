@@ -353,6 +353,12 @@ def test_own_scans_teach_every_structure_and_its_side(tmp_path) -> None:
         assert left < right
 
 
+@pytest.mark.parametrize("ending", ["T2w", "ct"])
+def test_scans_with_another_kind_of_mask_are_left_to_it(tmp_path, ending) -> None:
+    (tmp_path / f"sub-1_{ending}.nii.gz").write_bytes(b"")
+    assert [*real_arrays(tmp_path, (1.5, 1.5, 1.5), ()), *whole_arrays(tmp_path, (1.5, 1.5, 1.5), ())] == []
+
+
 def test_fine_tuning_as_documented(tmp_path, capsys) -> None:
     from spineps.cli.main import main
 

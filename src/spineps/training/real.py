@@ -39,9 +39,9 @@ def real_arrays(folder: Path, zoom: tuple[float, float, float], held_out: Iterab
 
     refused = tuple(held_out)
     for file in sorted(folder.glob("*_T2w.nii.gz")):
-        if any(name in file.name for name in refused):
-            continue
         mask = file.with_name(file.name.replace("_T2w", "_seg-coarse_msk"))
+        if not mask.is_file() or any(name in file.name for name in refused):  # it may have another kind of mask
+            continue
         image, labels = (_read(file).reoriented("PIR"), _read(mask).reoriented("PIR"))
         grey = spread(to_model_grid(image, zoom).array)
         shares = [to_model_grid(labels.with_array(labels.array == k), zoom).array for k in range(4)]
@@ -95,10 +95,10 @@ def whole_arrays(folder: Path, zoom: tuple[float, float, float], held_out: Itera
 
     refused = tuple(held_out)
     for file in sorted(folder.glob("*_ct.nii.gz")):
-        if any(name in file.name for name in refused):
+        mask_file = file.with_name(file.name.replace("_ct", "_seg-vert_msk"))
+        if not mask_file.is_file() or any(name in file.name for name in refused):
             continue
-        image = _read(file).reoriented("PIR")
-        mask = _read(file.with_name(file.name.replace("_ct", "_seg-vert_msk"))).reoriented("PIR")
+        image, mask = _read(file).reoriented("PIR"), _read(mask_file).reoriented("PIR")
         units = to_model_grid(image, zoom).array
         vertebra = to_model_grid(mask.with_array(mask.array > 0), zoom).array > 0.5
         # Cut-off vertebrae, ribs and sacrum are not labelled in these sets: bone outside the mask may be anything.
