@@ -99,6 +99,13 @@ SnapsFolder = Annotated[
     Path | None, typer.Option("--snapshot-folder", help="Also put the picture there.", rich_help_panel=OUTPUT)
 ]
 
+Series = Annotated[
+    str | None, typer.Option("--series", help="DICOM: number, UID or part of the description.", rich_help_panel=RUN)
+]
+DicomSeg = Annotated[
+    bool, typer.Option("--dicom-seg", help="Also the masks as DICOM SEG (DICOM input).", rich_help_panel=OUTPUT)
+]
+
 SCANS, PARALLEL = "Scans", "Many at once"
 ScanList = Annotated[
     Path | None,

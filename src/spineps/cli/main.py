@@ -13,6 +13,8 @@ from spineps.cli import flags
 from spineps.cli.bids import bids, spread
 from spineps.cli.convert import convert_labels
 from spineps.cli.dataset import dataset_app, slurm_script
+from spineps.cli.dicom import dicom_seg as dicom_seg_command
+from spineps.cli.dicom import dicom_series
 from spineps.cli.evaluate import evaluate
 from spineps.cli.group import group
 from spineps.cli.measure import measure
@@ -35,6 +37,8 @@ app.command()(bids)
 app.command()(measure)
 app.command()(evaluate)
 app.command()(convert_labels)
+app.command("dicom-seg")(dicom_seg_command)
+app.command()(dicom_series)
 
 
 @app.callback(invoke_without_command=True)
@@ -50,12 +54,14 @@ def root(
 
 @app.command()
 def sample(
-    input: Annotated[str, typer.Option("--input", "-i", help="The scan, .nii or .nii.gz.")],
+    input: Annotated[str, typer.Option("--input", "-i", help="The scan: .nii, .nii.gz or a DICOM folder.")],
     model_semantic: flags.Semantic = None,
     model_instance: flags.Instance = None,
     model_labeling: flags.Labeling = "auto",
     derivative_name: flags.DerivativeName = "derivatives_seg",
     layout: flags.Layout = "published",
+    series: flags.Series = None,
+    dicom_seg: flags.DicomSeg = False,
     save_debug: flags.SaveDebug = False,
     save_softmax_logits: flags.SaveSoftmax = False,
     save_uncertainty: flags.SaveUncertainty = False,
@@ -96,6 +102,8 @@ def sample(
             precision=precision,
             derivative_name=derivative_name,
             layout=layout,
+            series=series,
+            dicom_seg=dicom_seg,
             override=_overridden(override_semantic, override_instance, override_postpair or override_ctd),
             snapshot_copy_folder=snapshot_folder,
             ignore_compatibility_issues=ignore_inference_compatibility,
@@ -142,6 +150,14 @@ def phantom(
 
     for path in write_phantom(out, region, contrast, seed).values():
         typer.echo(path)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def train(context: typer.Context) -> None:
+    """Train or fine-tune the networks: spineps train --help."""
+    from spineps.training.__main__ import main as training
+
+    raise typer.Exit(training(context.args))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -31,7 +31,14 @@ LABELS = {
 }
 #: Says what a network really runs on, which everybody should see.
 DEVICE_LOG = "spineps.inference.engine"
-FILES = {"out_spine": "structures", "out_vert": "vertebrae", "out_ctd": "points", "out_snap": "picture"}
+FILES = {
+    "out_spine": "structures",
+    "out_vert": "vertebrae",
+    "out_ctd": "points",
+    "out_snap": "picture",
+    "out_spine_dicom": "DICOM SEG",
+    "out_vert_dicom": "DICOM SEG",
+}
 
 
 class Reporter:

@@ -224,7 +224,7 @@ def _nifti_class(path: Path, head: bytes) -> Any:
         return nib.Nifti2Image
     cure = "Give a NIfTI file (.nii or .nii.gz)."
     if head[128:132] == b"DICM":
-        cure = "This is DICOM: convert it first, for instance with dcm2niix."
+        cure = "This is DICOM: `spineps sample` takes it; elsewhere convert it first, for instance with dcm2niix."
     elif head[344:347] == b"ni1" or head[4:7] == b"ni2":
         cure = "This is the header of a .hdr/.img pair: convert the pair to one .nii.gz file."
     elif not head:

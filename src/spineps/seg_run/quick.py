@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -15,6 +15,9 @@ from spineps.dataset.job import Job, Outcome, as_nii, in_memory, run_job
 from spineps.dataset.logbook import talking
 from spineps.errors import ErrCode, ModelError, OptionError, SpinepsError
 from spineps.options import options_from_keywords
+from spineps.outputs.dicom.convert import dicom_scan
+from spineps.outputs.dicom.seg import seg_paths, write_segs
+from spineps.outputs.dicom.series import is_dicom
 from spineps.outputs.nifti import from_memory, read_image, read_labels
 from spineps.outputs.paths import DERIVATIVE_NAME, Scan, output_paths, scan_from
 from spineps.pipeline import Models, Progress
@@ -110,13 +113,15 @@ def segment(
     verbose: bool = False,
     progress: Progress | None = None,
     layout: str = "published",
+    series: str | None = None,
+    dicom_seg: bool = False,
     **options: Any,
 ) -> Result:
     """Segment one scan, for people in a hurry.
 
     Args:
-        image: path or TPTBox ``BIDS_FILE`` (results are written beside it), or an image in memory: nibabel, TPTBox
-            ``NII`` or :class:`~spineps.volume.Volume` (nothing is written).
+        image: path of a NIfTI file, a DICOM folder or file, or a TPTBox ``BIDS_FILE`` (results are written beside it);
+            or an image in memory: nibabel, TPTBox ``NII`` or :class:`~spineps.volume.Volume` (nothing is written).
         model_semantic: name, folder or model; None chooses by the file's name and its grey values.
         model_instance: likewise.
         model_labeling: likewise; ``None`` or ``"none"`` numbers the vertebrae from the top, ``"landmarks"`` names them
@@ -133,6 +138,8 @@ def segment(
         verbose: log to the terminal.
         progress: called with (phase, done, total).
         layout: see :func:`process_img_nii`.
+        series: which series of a DICOM folder: number, UID or part of its description.
+        dicom_seg: also write both masks as DICOM segmentation objects (input must be DICOM).
         **options: ``proc_*``, ``save_*`` and ``tta`` keywords of :func:`process_img_nii`.
 
     Raises:
@@ -145,11 +152,16 @@ def segment(
     job = None
     with talking(verbose):
         try:
-            scan = scan_from(image if on_disk else "image.nii.gz")
+            memory, picked = None if on_disk else image, None
+            if isinstance(image, (str, PathLike)) and is_dicom(image):
+                scan, picked, volume = dicom_scan(Path(image), series, derivative_name, layout, not output_in_memory)
+                memory = volume if output_in_memory else None
+            elif series is not None or dicom_seg:
+                raise OptionError("series and dicom_seg are for DICOM input.", "For a NIfTI scan: spineps dicom-seg.")
+            else:
+                scan = scan_from(image if on_disk else "image.nii.gz")
             chosen = (model_semantic, model_instance, model_labeling)
-            models = choose_models(
-                scan, *chosen, image=None if on_disk else image, use_cpu=use_cpu, threads=threads, precision=precision
-            )
+            models = choose_models(scan, *chosen, image=memory, use_cpu=use_cpu, threads=threads, precision=precision)
             save = on_disk and not output_in_memory
             job = Job(
                 scan,
@@ -161,16 +173,20 @@ def segment(
                 frozenset(override if isinstance(override, Collection) else {"semantic"} if override else ()),
                 ignore_compatibility_issues,
                 save,
-                None if on_disk else image,
+                memory,
                 progress,
             )
             outcome = run_job(job)
+            if dicom_seg and picked is not None and save and outcome.error is None:
+                outcome = replace(outcome, warnings=(*outcome.warnings, *write_segs(job.paths, picked)))
         except SpinepsError as error:
             if isinstance(error, OptionError):
                 raise
             logger.error("%s", error)
             outcome = Outcome(error.code, error=error)
     paths = dict(job.paths) if job is not None and job.save else {}
+    if paths and dicom_seg:
+        paths |= seg_paths(paths)
     return Result(outcome.code, paths, outcome.warnings, outcome.error, outcome.seconds, outcome, job)
 
 
