@@ -13,11 +13,11 @@ import numpy as np
 
 from spineps.errors import OptionError
 from spineps.inference.network import Spec, load_weights
-from spineps.models.config import InferenceConfig, read_config
+from spineps.models.config import read_config
+from spineps.models.model import WEIGHTS_FILE
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS_FILE = "weights.npz"
 ENGINES = ("auto", "openvino", "torch")
 PRECISIONS = (None, "f32", "bf16")
 
@@ -72,44 +72,25 @@ def load_network(
         raise OptionError(f"Unknown precision {precision!r}.", "Choose f32 or bf16.")
     if engine == "auto":
         engine = "torch" if _gpu_wanted(device) else "openvino"
+    # A folder that is of neither kind is told what it lacks by load_weights.
+    own = (folder / WEIGHTS_FILE).is_file() or not (config := read_config(folder)).published
+    network: Network
     if engine == "torch":
-        network = _torch(folder, device, threads, fold, precision)
+        if importlib.util.find_spec("torch") is None:
+            raise OptionError("The torch engine is not installed.", "Run: pip install 'spineps[torch]'")
+        from spineps.inference.torch_engine import TorchNetwork
+        from spineps.models.checkpoints import read_published
+
+        stored = load_weights(folder / WEIGHTS_FILE) if own else read_published(folder, config, fold)
+        network = TorchNetwork(*stored, device, threads, precision)
     else:
-        network = _openvino(folder, threads, fold, precision)
+        from spineps.inference.graph_cache import published_graph
+        from spineps.inference.openvino_engine import OpenVinoNetwork
+
+        source = load_weights(folder / WEIGHTS_FILE) if own else published_graph(folder, config, fold)
+        network = OpenVinoNetwork(*source, threads, precision)
     logger.info("%s runs on %s", folder.name, network.device_name)
     return network
-
-
-def _torch(
-    folder: Path, device: str | None, threads: int | None, fold: str | int | None, precision: str | None
-) -> Network:
-    if importlib.util.find_spec("torch") is None:
-        raise OptionError("The torch engine is not installed.", "Run: pip install 'spineps[torch]'")
-    from spineps.inference.torch_engine import TorchNetwork
-
-    if (config := _published(folder)) is None:
-        return TorchNetwork(*load_weights(folder / WEIGHTS_FILE), device, threads, precision)
-    from spineps.models.checkpoints import read_published
-
-    return TorchNetwork(*read_published(folder, config, fold), device, threads, precision)
-
-
-def _openvino(folder: Path, threads: int | None, fold: str | int | None, precision: str | None) -> Network:
-    from spineps.inference.openvino_engine import OpenVinoNetwork
-
-    if (config := _published(folder)) is None:
-        return OpenVinoNetwork(*load_weights(folder / WEIGHTS_FILE), threads, precision)
-    from spineps.inference.graph_cache import published_graph
-
-    return OpenVinoNetwork(*published_graph(folder, config, fold), threads, precision)
-
-
-def _published(folder: Path) -> InferenceConfig | None:
-    """The config of a model whose network is a published checkpoint."""
-    if (folder / WEIGHTS_FILE).is_file():
-        return None
-    config = read_config(folder)
-    return config if config.published else None
 
 
 def _gpu_wanted(device: str | None) -> bool:

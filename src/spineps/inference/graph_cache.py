@@ -22,6 +22,7 @@ from spineps.inference.network import Spec
 from spineps.inference.published_graphs import spec_from_json
 from spineps.models.checkpoints import read_published, sources
 from spineps.models.config import InferenceConfig
+from spineps.models.receipt import sha256
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def _fingerprint(files: list[Path], config: InferenceConfig) -> str:
 
     digest = hashlib.sha256(f"{FORMAT} {__version__} {config.modeltype.name}".encode())
     try:
-        digest.update(" ".join(_sha256(file) for file in files).encode())
+        digest.update(" ".join(sha256(file) for file in files).encode())
     except OSError as error:
         raise ModelError(f"The model's files cannot be read: {error}.", "Install the model again.") from error
     return digest.hexdigest()[:32]
@@ -79,7 +80,7 @@ def _fingerprint(files: list[Path], config: InferenceConfig) -> str:
 def _stored(entry: Path) -> Spec:
     label = json.loads((entry / LABEL).read_text(encoding="utf-8"))
     for name in (GRAPH, WEIGHTS):
-        if _sha256(entry / name) != label[name]:
+        if sha256(entry / name) != label[name]:
             raise ValueError(f"{entry / name} is damaged")
     return spec_from_json(label["spec"])
 
@@ -92,17 +93,9 @@ def _store(entry: Path, spec: Spec, params: Mapping[str, np.ndarray]) -> None:
     staging = Path(tempfile.mkdtemp(prefix=".", dir=entry.parent))
     try:
         save_graph(spec, params, staging / GRAPH)
-        label = {name: _sha256(staging / name) for name in (GRAPH, WEIGHTS)}
+        label = {name: sha256(staging / name) for name in (GRAPH, WEIGHTS)}
         (staging / LABEL).write_text(json.dumps({**label, "spec": spec.to_json()}), encoding="utf-8")
         shutil.rmtree(entry, ignore_errors=True)
         staging.replace(entry)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while part := stream.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()

@@ -7,7 +7,6 @@ it); what would overflow is clipped.  nnU-Net's axes are those of the image reve
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from spineps.errors import ModelError
+from spineps.models.checkpoints.nnunet import inherited, output_channels, settings
 
 #: Ratio of largest to smallest voxel size from which slices are resampled one by one (nnU-Net).
 ANISOTROPY = 3.0
@@ -108,16 +108,10 @@ def read_plans(folder: Path, configuration: str = "") -> Plans:
     Raises:
         ModelError: a file is missing or damaged, or the folder needs something that is not supported.
     """
-    name = configuration or "3d_fullres"
-    if (folder / "plans.pkl").is_file() and not (folder / "plans.json").is_file():
-        raise ModelError(f"{folder} is a model of nnU-Net version 1.", "Use a model trained with nnU-Net version 2.")
+    plans, dataset = settings(folder)
     try:
-        plans = json.loads((folder / "plans.json").read_text(encoding="utf-8"))
-        dataset = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        return parse_plans(plans, dataset, name)
-    except FileNotFoundError as error:
-        raise ModelError(f"{error.filename} does not exist.", "Install the model again.") from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return parse_plans(plans, dataset, configuration or "3d_fullres")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(
             f"The nnU-Net plans in {folder} cannot be used: {error!r}", "Install the model again."
         ) from error
@@ -125,15 +119,14 @@ def read_plans(folder: Path, configuration: str = "") -> Plans:
 
 def parse_plans(plans: Mapping[str, Any], dataset: Mapping[str, Any], name: str) -> Plans:
     """Plans from decoded JSON; ValueError and KeyError name what is wrong."""
-    own = _configuration(plans["configurations"], name)
+    own = inherited(plans["configurations"], name)
     schemes = tuple(own["normalization_schemes"])
     if unknown := sorted(set(schemes) - set(SCHEMES)):
         raise ValueError(f"unknown normalisation {', '.join(unknown)}")
     if len(own["patch_size"]) != 3 or len(own["spacing"]) != 3:
         raise ValueError(f"configuration {name} is not 3-D")
-    labels = {k: v for k, v in dataset["labels"].items() if k != "ignore"}
     regions = tuple(int(c) for c in dataset.get("regions_class_order") or ())
-    has_regions = any(isinstance(v, (list, tuple)) and len(v) > 1 for v in labels.values())
+    has_regions = any(isinstance(v, (list, tuple)) and len(v) > 1 for v in dataset["labels"].values())
     if has_regions and not regions:
         raise ValueError("labels are regions but regions_class_order is missing")
     return Plans(
@@ -147,7 +140,7 @@ def parse_plans(plans: Mapping[str, Any], dataset: Mapping[str, Any], name: str)
         or {},
         image=_resampling(own, "data", 3),
         logits=_resampling(own, "probabilities", 1),
-        heads=len(regions) if has_regions else len(labels),
+        heads=output_channels(dataset),
         regions=regions if has_regions else (),
     )
 
@@ -281,14 +274,6 @@ def _filled(data: np.ndarray) -> np.ndarray:
     from scipy.ndimage import binary_fill_holes
 
     return np.asarray(binary_fill_holes((data != 0).any(axis=0)))
-
-
-def _configuration(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
-    if name not in configurations:
-        raise ValueError(f"there is no configuration {name!r}, only {', '.join(configurations)}")
-    own = dict(configurations[name])
-    parent = own.pop("inherits_from", None)
-    return {**_configuration(configurations, parent), **own} if parent else own
 
 
 def _resampling(own: Mapping[str, Any], what: str, order: int) -> Resampling:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,9 @@ class InferenceConfig:
         has_c1: can name C1.
         needs_crop: wants the image cropped to the spine first.
         sacrum_ids: ids that mean sacrum.
-        metal: id that means metal.
+        metal: ids that mean metal.
         cutout_size: voxels of one cutout (instance models) or one vertebra (labelling models).
         corpus_size_cleaning: mm3 per voxel of ``zoom_min`` below which a body fragment is noise.
-        corpus_border_threshold: kept for completeness; the published system never uses it.
         vert_size_threshold: as ``corpus_size_cleaning`` for a whole vertebra.
         mapping: semantic id -> input label of an instance model; ids left out become 0.
         patch_size: largest tile in voxels.
@@ -74,10 +74,9 @@ class InferenceConfig:
     has_c1: bool = False
     needs_crop: bool = False
     sacrum_ids: tuple[int, ...] = (SACRUM,)
-    metal: int = METAL
+    metal: tuple[int, ...] = (METAL,)
     cutout_size: tuple[int, int, int] = (248, 304, 64)
     corpus_size_cleaning: float = 100
-    corpus_border_threshold: float = 10
     vert_size_threshold: float = 250
     mapping: Mapping[int, int] = field(default_factory=lambda: dict(DEFAULT_MAPPING))
     patch_size: tuple[int, int, int] = (96, 128, 48)
@@ -112,36 +111,6 @@ class InferenceConfig:
         return float(x), float(y), float(z)
 
 
-_REQUIRED = (
-    "log_name",
-    "modality",
-    "acquisition",
-    "modeltype",
-    "model_expected_orientation",
-    "available_folds",
-    "inference_augmentation",
-    "resolution_range",
-    "default_step_size",
-    "labels",
-)
-_KEYS = {
-    *_REQUIRED,
-    "expected_inputs",
-    "has_c1",
-    "needs_corp",
-    "sacrum_ids",
-    "cutout_size",
-    "corpus_size_cleaning",
-    "corpus_border_threshold",
-    "vert_size_threshold",
-    "metal",
-    "mapping",
-    "patch_size",
-    "recipe",
-    "mirror_axes",
-}
-
-
 def read_config(path: Path) -> InferenceConfig:
     """The config in a file, or in the folder ``path``.
 
@@ -166,41 +135,10 @@ def parse_config(values: dict[str, Any]) -> InferenceConfig:
     if unknown := sorted(set(values) - _KEYS):
         logger.info("%s: unknown keys ignored: %s", values["log_name"], ", ".join(unknown))
     low, high = _zoom_range(values["resolution_range"])
-    optional: dict[str, Any] = {
-        name: values[name]
-        for name in (
-            "has_c1",
-            "corpus_size_cleaning",
-            "corpus_border_threshold",
-            "vert_size_threshold",
-            "metal",
-            "recipe",
-        )
-        if name in values
-    }
-    if (recipe := values.get("recipe", RECIPES[0])) not in RECIPES:
+    read = {name: reader(values[key]) for key, (name, reader) in _READ.items() if key in values}
+    if (recipe := read.get("recipe", RECIPES[0])) not in RECIPES:
         raise ValueError(f"recipe {recipe!r} is not one of {', '.join(RECIPES)}")
-    for name in ("sacrum_ids", "cutout_size", "patch_size", "mirror_axes"):
-        if name in values:
-            optional[name] = tuple(int(v) for v in _listed(values[name]))
-    if "mapping" in values:
-        optional["mapping"] = {int(k): int(v) for k, v in values["mapping"].items()}
-    return InferenceConfig(
-        log_name=str(values["log_name"]),
-        modalities=tuple(_member(Modality, v) for v in _listed(values["modality"])),
-        acquisitions=tuple(_member(Acquisition, v) for v in _listed(values["acquisition"])),
-        modeltype=_member(ModelType, values["modeltype"]),
-        orientation="".join(values["model_expected_orientation"]),
-        zoom_min=low,
-        zoom_max=high,
-        folds=_folds(values["available_folds"]),
-        tta=bool(values["inference_augmentation"]),
-        step_size=float(values["default_step_size"]),
-        labels={int(k): label_id(v) for k, v in values["labels"].items()},
-        inputs=tuple(_member(InputType, v) for v in _listed(values.get("expected_inputs", ["img"]))),
-        needs_crop=bool(values.get("needs_corp", False)),
-        **optional,
-    )
+    return InferenceConfig(zoom_min=low, zoom_max=high, **read)
 
 
 def label_id(value: str | int) -> int:
@@ -217,22 +155,24 @@ def label_id(value: str | int) -> int:
     raise ValueError(f"label {text!r} is neither a number, a vertebra nor a location name")
 
 
-def _member(kind: type[NamedEnum], name: str) -> Any:
-    # 2.1.3 writes enum names with or without the class in front.
-    short = str(name).rsplit(".", 1)[-1]
-    if short not in kind.__members__:
-        raise ValueError(f"{name!r} is not one of {', '.join(kind.__members__)}")
-    return kind[short]
-
-
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
+def _integers(value: Any) -> tuple[int, ...]:
+    return tuple(int(v) for v in _listed(value))
+
+
+def _members(kind: type[NamedEnum], value: Any) -> tuple[Any, ...]:
+    # 2.1.3 writes enum names with or without the class in front.
+    names = [str(name).rsplit(".", 1)[-1] for name in _listed(value)]
+    if unknown := [name for name in names if name not in kind.__members__]:
+        raise ValueError(f"{unknown[0]!r} is not one of {', '.join(kind.__members__)}")
+    return tuple(kind[name] for name in names)
+
+
 def _folds(value: int | str | list[Any]) -> tuple[str, ...]:
-    if isinstance(value, int):
-        return tuple(str(k) for k in range(value))
-    return tuple(str(v) for v in _listed(value))
+    return tuple(str(v) for v in (range(value) if isinstance(value, int) else _listed(value)))
 
 
 def _zoom_range(value: Any) -> tuple[Zoom, Zoom]:
@@ -243,3 +183,33 @@ def _zoom_range(value: Any) -> tuple[Zoom, Zoom]:
     if any(a <= 0 or a > b for a, b in zip(low, high, strict=True)):
         raise ValueError("resolution_range must be positive and ascending")
     return low, high  # type: ignore[return-value]
+
+
+#: Key in the file -> attribute, and how its value is read; ``resolution_range`` gives two attributes.
+_READ: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "log_name": ("log_name", str),
+    "modality": ("modalities", partial(_members, Modality)),
+    "acquisition": ("acquisitions", partial(_members, Acquisition)),
+    "modeltype": ("modeltype", lambda value: _members(ModelType, value)[0]),
+    "model_expected_orientation": ("orientation", "".join),
+    "available_folds": ("folds", _folds),
+    "inference_augmentation": ("tta", bool),
+    "default_step_size": ("step_size", float),
+    "labels": ("labels", lambda value: {int(k): label_id(v) for k, v in value.items()}),
+    "expected_inputs": ("inputs", partial(_members, InputType)),
+    "has_c1": ("has_c1", bool),
+    "needs_corp": ("needs_crop", bool),
+    "sacrum_ids": ("sacrum_ids", _integers),
+    "metal": ("metal", _integers),
+    "cutout_size": ("cutout_size", _integers),
+    "corpus_size_cleaning": ("corpus_size_cleaning", float),
+    "vert_size_threshold": ("vert_size_threshold", float),
+    "mapping": ("mapping", lambda value: {int(k): int(v) for k, v in value.items()}),
+    "patch_size": ("patch_size", _integers),
+    "recipe": ("recipe", str),
+    "mirror_axes": ("mirror_axes", _integers),
+}
+#: The first nine, up to ``labels``, and the voxel sizes.
+_REQUIRED = (*list(_READ)[:9], "resolution_range")
+#: The published system reads ``corpus_border_threshold`` too, and never uses it.
+_KEYS = {*_READ, "resolution_range", "corpus_border_threshold"}

@@ -13,6 +13,7 @@ import numpy as np
 from spineps.errors import ModelError
 from spineps.models.config import CONFIG_FILE, InferenceConfig, read_config
 from spineps.models.enums import Acquisition, Modality, ModelType, SpinepsPhase
+from spineps.models.receipt import sha256
 from spineps.models.scaling import spread, standardise
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Model:
 
         files = [self.folder / CONFIG_FILE, *weight_files(self.folder, self.config)]
         with ThreadPoolExecutor(min(len(files), 8)) as pool:
-            return hashlib.sha256(b"".join(pool.map(_sha256, files))).hexdigest()
+            return hashlib.sha256(b"".join(map(bytes.fromhex, pool.map(sha256, files)))).hexdigest()
 
     @cached_property
     def network(self) -> Network:
@@ -281,12 +282,3 @@ def _padded(x: np.ndarray, stride: tuple[int, int, int]) -> np.ndarray:
     """Zeros appended to the last three axes until they are multiples of ``stride``."""
     missing = [-n % s for n, s in zip(x.shape[-3:], stride, strict=True)]
     return np.pad(x, [(0, 0)] * (x.ndim - 3) + [(0, m) for m in missing]) if any(missing) else x
-
-
-def _sha256(path: Path) -> bytes:
-    # hashlib leaves the interpreter to other threads meanwhile; hashlib.file_digest needs Python 3.11.
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.digest()

@@ -65,6 +65,7 @@ def differences(folder: Path, receipt: Receipt) -> list[str]:
 
 def sha256(path: Path) -> str:
     """Hash of a file, in hexadecimal."""
+    # hashlib leaves the interpreter to other threads meanwhile; hashlib.file_digest needs Python 3.11.
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(BLOCK):

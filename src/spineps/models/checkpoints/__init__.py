@@ -29,10 +29,10 @@ def read_published(
     if config.modeltype is ModelType.unet:
         from spineps.models.checkpoints.unet import read_unet
 
-        return read_unet(folder, config)
+        return read_unet(folder)
     from spineps.models.checkpoints.densenet import read_densenet
 
-    return read_densenet(folder, config)
+    return read_densenet(folder)
 
 
 def sources(folder: Path, config: InferenceConfig, fold: str | int | None = None) -> list[Path]:

@@ -12,14 +12,14 @@ from spineps.inference.network import NORM_EPSILON
 from spineps.inference.published_graphs import DenseNetSpec
 from spineps.models.checkpoints.fit import fitted
 from spineps.models.checkpoints.lightning import read_lightning
-from spineps.models.config import InferenceConfig
 
 FEATURES, HEADS = "net.features.", "classification_heads."
+NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
 #: Voxels that a vertebra is cropped to when the checkpoint does not say (SPINEPS 2.1.3).
 FINAL_SIZE = (152, 168, 32)
 
 
-def read_densenet(folder: Path, config: InferenceConfig | None = None) -> tuple[DenseNetSpec, dict[str, np.ndarray]]:
+def read_densenet(folder: Path) -> tuple[DenseNetSpec, dict[str, np.ndarray]]:
     """Description and float32 parameters of the classifier in ``folder``.
 
     Raises:
@@ -84,28 +84,24 @@ def _stored_shapes(spec: DenseNetSpec) -> dict[str, tuple[int, ...]]:
     """Names and shapes in the checkpoint of what the graph needs."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in spec.parameter_shapes().items():
-        if name.endswith((".scale", ".shift")):
-            norm = FEATURES + name.rpartition(".")[0]
-            for part in ("weight", "bias", "running_mean", "running_var"):
-                shapes[f"{norm}.{part}"] = shape
-        elif name.endswith("conv1.bias"):
-            norm = FEATURES + name.replace("conv1.bias", "norm2")
-            for part in ("weight", "bias", "running_mean", "running_var"):
-                shapes[f"{norm}.{part}"] = shape
-        elif name == "conv0.bias":
-            for part in ("weight", "bias", "running_mean", "running_var"):
-                shapes[f"{FEATURES}norm0.{part}"] = shape
+        if norm := _norm_of(name):
+            shapes |= {f"{FEATURES}{norm}.{part}": shape for part in NORM_PARTS}
         else:
             shapes[name if name.startswith(HEADS) else FEATURES + name] = shape
     return shapes
 
 
+def _norm_of(name: str) -> str:
+    """The batch norm that a parameter is made of: a scale or shift, or the bias of the convolution before the norm."""
+    stem, _, part = name.rpartition(".")
+    if part in ("scale", "shift"):
+        return stem
+    return {"conv0": "norm0", "conv1": f"{stem[:-5]}norm2"}.get(stem[-5:], "") if part == "bias" else ""
+
+
 def _folded(spec: DenseNetSpec, stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     def affine(norm: str) -> tuple[np.ndarray, np.ndarray]:
-        weight, bias, mean, var = (
-            stored[f"{FEATURES}{norm}.{part}"].astype(np.float64)
-            for part in ("weight", "bias", "running_mean", "running_var")
-        )
+        weight, bias, mean, var = (stored[f"{FEATURES}{norm}.{part}"].astype(np.float64) for part in NORM_PARTS)
         scale = weight / np.sqrt(var + NORM_EPSILON)
         return scale, bias - mean * scale
 
@@ -114,9 +110,8 @@ def _folded(spec: DenseNetSpec, stored: dict[str, np.ndarray]) -> dict[str, np.n
         stem, _, part = name.rpartition(".")
         if part in ("scale", "shift"):
             params[name] = affine(stem)[part == "shift"]
-        elif name.endswith(("conv1.bias", "conv0.bias")):
+        elif norm := _norm_of(name):
             # The norm after a convolution is a scale of its weights and a bias.
-            norm = "norm0" if stem == "conv0" else stem.replace("conv1", "norm2")
             scale, params[name] = affine(norm)
             params[f"{stem}.weight"] = stored[f"{FEATURES}{stem}.weight"] * scale.reshape(-1, 1, 1, 1, 1)
         elif name not in params:

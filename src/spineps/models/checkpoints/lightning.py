@@ -23,11 +23,3 @@ def read_lightning(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     opt = settings.get("opt")
     opened = opt if isinstance(opt, dict) else getattr(opt, "__dict__", {})
     return unwrapped(state), {**{str(k): v for k, v in settings.items()}, **opened}
-
-
-def the_only(files: list[Path], folder: Path, pattern: str) -> Path:
-    """The one file; ModelError when there is none or several."""
-    if len(files) != 1:
-        names = ", ".join(str(f.relative_to(folder)) for f in files[:3]) or "none"
-        raise ModelError(f"{folder} must hold exactly one {pattern} (found: {names}).", "Install the model again.")
-    return files[0]

@@ -56,13 +56,13 @@ def read_nnunet(
         ModelError: a file is missing or damaged, or the network is of a kind that is not supported (named).
     """
     path = checkpoint_of(folder, config, fold)
-    plans, dataset = _json(folder, PLANS), _json(folder, DATASET)
+    plans, dataset = settings(folder)
     content = read_torch_file(path)
     try:
         state = unwrapped(content["network_weights"])
         configuration = str(content["init_args"]["configuration"])
         axes = content.get("inference_allowed_mirroring_axes")
-        own = _configuration(plans["configurations"], configuration)
+        own = inherited(plans["configurations"], configuration)
         n_in = len(dataset.get("channel_names") or dataset["modality"])
         spec = _spec(own, n_in, output_channels(dataset), configuration, tuple(axes or ()))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -76,11 +76,7 @@ def checkpoint_of(folder: Path, config: InferenceConfig | None = None, fold: str
     Raises:
         ModelError: there is none.
     """
-    if (folder / "plans.pkl").is_file() and not (folder / PLANS).is_file():
-        raise ModelError(
-            f"{folder} holds a model of nnU-Net version 1 (plans.pkl).",
-            "Only version 2 runs here: take the release of the model for SPINEPS 1.0 or later, or retrain it.",
-        )
+    _refuse_version_1(folder)
     there = sorted(p.name.removeprefix("fold_") for p in folder.glob("fold_*") if p.is_dir())
     if fold is None:
         fold = config.folds[0] if config is not None and config.folds else there[0] if there else "0"
@@ -94,6 +90,16 @@ def checkpoint_of(folder: Path, config: InferenceConfig | None = None, fold: str
     )
 
 
+def settings(folder: Path) -> tuple[Json, Json]:
+    """Content of ``plans.json`` and ``dataset.json``.
+
+    Raises:
+        ModelError: one is missing or damaged, or the model is of nnU-Net version 1.
+    """
+    _refuse_version_1(folder)
+    return _json(folder, PLANS), _json(folder, DATASET)
+
+
 def output_channels(dataset: Mapping[str, Any]) -> int:
     """Channels of the answer: one per label and one for background, or one per region; ``ignore`` has none."""
     labels = {name: value for name, value in dataset["labels"].items() if name != "ignore"}
@@ -102,11 +108,21 @@ def output_channels(dataset: Mapping[str, Any]) -> int:
     return len(labels)
 
 
-def _configuration(configurations: Mapping[str, Any], name: str) -> Json:
-    """A configuration with what it inherits."""
+def inherited(configurations: Mapping[str, Any], name: str) -> Json:
+    """A configuration with what it inherits; ValueError when there is none of that name."""
+    if name not in configurations:
+        raise ValueError(f"there is no configuration {name!r}, only {', '.join(configurations)}")
     own = dict(configurations[name])
     parent = own.pop("inherits_from", None)
-    return {**_configuration(configurations, parent), **own} if parent else own
+    return {**inherited(configurations, parent), **own} if parent else own
+
+
+def _refuse_version_1(folder: Path) -> None:
+    if (folder / "plans.pkl").is_file() and not (folder / PLANS).is_file():
+        raise ModelError(
+            f"{folder} holds a model of nnU-Net version 1 (plans.pkl).",
+            "Only version 2 runs here: take the release of the model for SPINEPS 1.0 or later, or retrain it.",
+        )
 
 
 def _spec(own: Json, n_in: int, n_out: int, configuration: str, axes: tuple[int, ...]) -> NnUNetSpec:

@@ -9,13 +9,12 @@ import numpy as np
 from spineps.errors import ModelError
 from spineps.inference.published_graphs import ResUNetSpec
 from spineps.models.checkpoints.fit import fitted
-from spineps.models.checkpoints.lightning import read_lightning, the_only
-from spineps.models.config import InferenceConfig
+from spineps.models.checkpoints.lightning import read_lightning
 
 PREFIX = "network."
 
 
-def read_unet(folder: Path, config: InferenceConfig | None = None) -> tuple[ResUNetSpec, dict[str, np.ndarray]]:
+def read_unet(folder: Path) -> tuple[ResUNetSpec, dict[str, np.ndarray]]:
     """Description and float32 parameters of the U-Net in ``folder``.
 
     Raises:
@@ -41,4 +40,9 @@ def read_unet(folder: Path, config: InferenceConfig | None = None) -> tuple[ResU
 
 def checkpoint_of(folder: Path) -> Path:
     """The checkpoint file; :class:`~spineps.errors.ModelError` unless there is exactly one."""
-    return the_only(sorted(folder.rglob("*weights*.ckpt")), folder, "*weights*.ckpt")
+    files = sorted(folder.rglob("*weights*.ckpt"))
+    if len(files) != 1:
+        names = ", ".join(str(f.relative_to(folder)) for f in files[:3]) or "none"
+        message = f"{folder} must hold exactly one *weights*.ckpt (found: {names})."
+        raise ModelError(message, "Install the model again.")
+    return files[0]
