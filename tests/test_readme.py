@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from spineps.cli.report import summary
 from spineps.models.registry import available_models
 
 README = Path(__file__).parents[1] / "README.md"
@@ -44,6 +47,19 @@ def test_snippet(snippet: str, scan_here: Path) -> None:
     }
     if "code" in names:
         assert names["code"] == "OK"
+    else:
+        assert not undocumented(results, names["result"])
+
+
+def undocumented(results: Path, result: Any) -> list[str]:
+    """Fields of the JSON files, and of what ``--json`` prints, that docs/outputs.md does not name."""
+    record = json.loads(next(results.glob("*_prov.json")).read_text())
+    header, _ = json.loads(next(results.glob("*_ctd.json")).read_text())
+    sidecar = json.loads(next(results.glob("*_stats.json")).read_text())
+    fields = {*record, *record["stages"], *record["naming"], *header, *summary(result, "")}
+    fields |= {field for column in sidecar.values() for field in column}
+    page = (README.parent / "docs" / "outputs.md").read_text(encoding="utf-8")
+    return sorted(field for field in fields if f"`{field}`" not in page and not field.startswith("proc_"))
 
 
 def test_readme_has_snippets() -> None:

@@ -6,11 +6,13 @@ the three ``on_...`` functions (``hooks`` in ``mkdocs.yml``); nothing else here 
 
 from __future__ import annotations
 
+import argparse
 import ast
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
+from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,11 @@ FETCHES = re.compile(
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put the generated parts where a page wants them."""
     return MARKER.sub(lambda found: PARTS[found[1]](*filter(None, [found[2]])), markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Roles of docstrings, which mkdocstrings does not know."""
+    return re.sub(r":\w+:<code>(?:~[\w.]*\.)?", "<code>", html)
 
 
 def on_post_build(config: Any) -> None:
@@ -60,9 +67,11 @@ def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 
 def code(text: Any) -> str:
     """
-    >>> code("--x"), code("")
-    ('`--x`', '')
+    >>> code("--x"), code(""), code("a|b")
+    ('`--x`', '', '<code>a&#124;b</code>')
     """
+    if "|" in str(text):  # no escape of it is read inside of backticks
+        return f"<code>{escape(str(text)).replace('|', '&#124;')}</code>"
     return f"`{text}`" if str(text) else ""
 
 
@@ -86,7 +95,7 @@ def instances() -> str:
     from spineps.anatomy import DISC_OFFSET, ENDPLATE_OFFSET, SACRUM, VERTEBRA_NAMES, VERTEBRAE, region
 
     rows = [
-        (VERTEBRA_NAMES[v], region(v), v, "" if v == SACRUM else DISC_OFFSET + v, ENDPLATE_OFFSET + v)
+        (VERTEBRA_NAMES[v], region(v), v, "" if v in (1, SACRUM) else DISC_OFFSET + v, ENDPLATE_OFFSET + v)
         for v in (*VERTEBRAE, SACRUM)
     ]
     return table(["name", "region", "vertebra", "disc below it", "its endplates"], rows)
@@ -134,11 +143,16 @@ def files(layout: str) -> str:
     dataset = Path("DATASET")
     scan = scan_from(dataset / "rawdata" / "sub-01" / "sub-01_T2w.nii.gz", dataset)
     root = derivative_folder(dataset, layout=layout)
+
+    def place(path: Path) -> str:
+        folder = path.parent.relative_to(root).as_posix()
+        return code(path.name) if folder == "sub-01" else f"{code(folder + '/')}<br>{code(path.name)}"
+
     places = output_paths(scan, layout=layout)
     if unknown := sorted(set(places) - set(FILES)):
         raise SystemExit(f"FILES in docs/hooks/pages.py does not say what is in {', '.join(unknown)}")
     rows = [
-        (code(places[key].relative_to(root).as_posix()), *FILES[key], code(key))
+        (place(places[key]), *FILES[key], code(key))
         for key in FILES
         if key in places and FILES[key]
     ]
@@ -159,7 +173,8 @@ def columns(which: str) -> str:
         return table(["column", "rows", "unit", "definition", "source"], rows)
     if which == "evaluation":
         return ", ".join(map(code, EVALUATION))
-    return table(["column", "what"], ((code(k), text) for k, text in {"structures": STRUCTURES, "scans": SCANS}[which].items()))
+    named = {"structures": STRUCTURES, "scans": SCANS}[which]
+    return table(["column", "what"], ((code(key), text) for key, text in named.items()))
 
 
 def attributes(dotted: str) -> str:
@@ -203,9 +218,9 @@ def walk() -> Iterator[tuple[str, Any]]:
 
     def below(name: str, command: Any) -> Iterator[tuple[str, Any]]:
         inner = getattr(command, "commands", {})
-        if not inner or getattr(command, "invoke_without_command", False) and name != "spineps":
+        if not inner or (name != "spineps" and getattr(command, "invoke_without_command", False)):
             yield name, command
-        for word in sorted(inner):
+        for word in sorted(inner, key=lambda word: (word != "sample", word)):
             yield from below(f"{name} {word}", inner[word])
 
     return below("spineps", typer.main.get_command(app))
@@ -215,18 +230,24 @@ def _command(name: str, command: Any) -> str:
     context = command.context_class(command, info_name=name)
     usage = " ".join([name, *command.collect_usage_pieces(context)])
     parts = [f"## {name}", (command.help or "").strip(), f"```text\n{usage}\n```"]
+    if name == "spineps train":  # hands everything on
+        return "\n\n".join([*parts, training()])
     known = [p for p in command.params if not getattr(p, "hidden", False)]
     arguments = [p for p in known if p.param_type_name == "argument"]
     if arguments:
         parts.append(table(["argument", "meaning"], (_parameter(p, context)[:2] for p in arguments)))
     options = [p for p in known if p.param_type_name == "option"]
 
-    def panel(option: Any) -> str:
-        return getattr(option, "rich_help_panel", None) or ""
-
-    for title, group in groupby(sorted(options, key=panel), panel):
-        parts.append(f"**{title or 'Options'}**")
-        parts.append(table(["option", "meaning", "default"], (_parameter(p, context) for p in group)))
+    panels: dict[str, list[tuple[str, str, str]]] = {}
+    for option in options:
+        title = getattr(option, "rich_help_panel", None) or "Options"
+        panels.setdefault(title, []).append(_parameter(option, context))
+    for title, rows in panels.items():
+        parts.append(f"**{title}**")
+        if any(row[2] for row in rows):
+            parts.append(table(["option", "meaning", "default"], rows))
+        else:
+            parts.append(table(["option", "meaning"], (row[:2] for row in rows)))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -246,11 +267,15 @@ def spellings() -> str:
 
 
 def training() -> str:
-    """The help of every command of ``python -m spineps.training``."""
+    """The help of every command of ``spineps train``."""
     from spineps.training.__main__ import _parser
 
-    choices = next(action.choices for action in _parser()._actions if action.choices)
-    return "\n\n".join(f"### {name}\n\n```text\n{parser.format_help()}```" for name, parser in choices.items())
+    (commands,) = (action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
+    parts = []
+    for name, parser in commands.choices.items():
+        parser.formatter_class = partial(argparse.HelpFormatter, width=100)  # whatever the terminal's width
+        parts.append(f"### train {name}\n\n```text\n{parser.format_help()}```")
+    return "\n\n".join(parts)
 
 
 # Errors
@@ -308,10 +333,13 @@ def raised(tree: ast.Module) -> Iterator[tuple[str, str, str]]:
             continue
         known = _constants(tree) | (_constants(scope) if scope is not tree else {})
         for node in _own(scope):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith("Error") and node.args:
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            name = getattr(node.func, "id", "")
+            if name.endswith("Error"):
                 cure = _text(node.args[1], known) if len(node.args) > 1 else ""
-                told = re.fullmatch("‹[^›]*›", cure) is None
-                yield node.func.id, _text(node.args[0], known), cure if told else "The message says it."
+                elsewhere = re.fullmatch("‹[^›]*›", cure) is not None
+                yield name, _text(node.args[0], known), "The message says it." if elsewhere else cure
 
 
 def _own(scope: ast.AST) -> Iterator[ast.AST]:
@@ -376,5 +404,5 @@ def cards() -> str:
 
 PARTS: dict[str, Callable[..., str]] = {
     **{f.__name__: f for f in (structures, instances, files, columns, attributes, flags, commands, spellings)},
-    **{f.__name__: f for f in (training, codes, messages, include, cards)},
+    **{f.__name__: f for f in (codes, messages, include, cards)},
 }
