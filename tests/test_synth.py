@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spineps import anatomy
-from spineps.synth.arrays import NumpyArrays, normal, smooth_field
+from spineps.synth.arrays import Arrays, normal, smooth_field
 from spineps.synth.image import CONTRASTS, ImageSpec, random_image_spec, synthesise
 from spineps.synth.labelmap import Phantom, field_of_view, render
 from spineps.synth.phantom import make_phantom
@@ -38,9 +39,9 @@ def whole(seed: int, thoracic: int = 12, lumbar: int = 5) -> Phantom:
 
 @settings(max_examples=4, deadline=None)
 @given(seeds)
-def test_spec_survives_json_and_replays(seed: int) -> None:
+def test_spec_survives_pickling_and_replays(seed: int) -> None:
     spec = random_spec(np.random.default_rng(seed), "lumbar")
-    again = SpineSpec.from_json(spec.to_json())
+    again: SpineSpec = pickle.loads(pickle.dumps(spec))
     assert again == spec
     grid = field_of_view((24, 28, 20), (4.0, 4.0, 4.0))
     first, second = render(spec, grid), render(again, grid)
@@ -153,7 +154,7 @@ def test_whole_spine_mirrors() -> None:
 def test_images_replay_and_show_the_label_map(contrast: str) -> None:
     p = phantom(5, "lumbar")
     spec = random_image_spec(np.random.default_rng(7), contrast)
-    again = ImageSpec.from_json(spec.to_json())
+    again: ImageSpec = pickle.loads(pickle.dumps(spec))
     assert again == spec
     image = synthesise(p, spec)
     assert image.dtype == np.float32 and image.shape == p.tissue.shape and np.isfinite(image).all()
@@ -166,7 +167,7 @@ def test_backends_agree() -> None:
     from spineps.synth.arrays import TorchArrays
 
     backend = TorchArrays("cpu")
-    plain = NumpyArrays()
+    plain = Arrays()
     assert np.allclose(normal(plain, (7, 5, 3), 9), backend.get(normal(backend, (7, 5, 3), 9)), atol=1e-5)
     field = smooth_field(plain, (9, 8, 7), (3.0, 0.5, 2.0), 4)
     assert np.allclose(field, backend.get(smooth_field(backend, (9, 8, 7), (3.0, 0.5, 2.0), 4)), atol=1e-4)

@@ -40,7 +40,7 @@ def to_model_grid(image: Volume, zoom: Sequence[float], antialias: bool = True) 
         n, m, ratio = image.shape[axis], target.shape[axis], new / old
         matrix = _linear_matrix(np.arange(m) * ratio, n)
         if antialias and ratio > ANTIALIAS_FROM:
-            matrix = _smoothed(matrix, 0.5 * np.sqrt(ratio**2 - 1))
+            matrix = matrix @ blur_matrix(n, 0.5 * np.sqrt(ratio**2 - 1))
         if m != n or abs(ratio - 1) > 1e-6:
             out = _apply(matrix, out, axis)
     return Volume(out, target.affine)
@@ -100,10 +100,7 @@ def _slabs(probabilities: np.ndarray, background: float, least: float, source: G
     if seen is None:
         return
     index = np.linalg.inv(source.affine) @ target.affine
-    axes = _separable(index)
-    if axes is None:
-        yield from _general_slabs(probabilities, index, target.shape)
-        return
+    axes = _source_axes(index)
     # axes[i] is the source axis that runs along target axis i.
     view = probabilities.transpose(0, *(a + 1 for a in axes))
     matrices, box = [], []
@@ -138,31 +135,14 @@ def _classes(view: np.ndarray, matrices: list[np.ndarray], least: float) -> Iter
         yield k, part
 
 
-def _general_slabs(probabilities: np.ndarray, index: np.ndarray, shape: tuple[int, int, int]) -> Slabs:
-    from scipy.ndimage import affine_transform
-
-    rows = max(SLAB_VOXELS // max(shape[1] * shape[2], 1), 1)
-    for start in range(0, shape[0], rows):
-        slab = slice(start, min(start + rows, shape[0]))
-        offset = index[:3, 3] + index[:3, 0] * start
-        size = (slab.stop - start, shape[1], shape[2])
-
-        def classes(offset: np.ndarray = offset, size: tuple[int, int, int] = size) -> Iterator[tuple[int, np.ndarray]]:
-            for k, source in enumerate(probabilities):
-                # Beyond the source there is background and nothing else.
-                yield k, affine_transform(source, index[:3, :3], offset, size, order=1, cval=float(k == 0))
-
-        yield (slab, slice(0, shape[1]), slice(0, shape[2])), classes()
-
-
-def _separable(index: np.ndarray) -> tuple[int, int, int] | None:
-    """Source axis along each target axis when the map only permutes, flips, scales and shifts, else None."""
+def _source_axes(index: np.ndarray) -> tuple[int, int, int]:
+    """Source axis along each target axis; the map may only permute, flip, scale and shift."""
     linear = np.abs(index[:3, :3])
     axes = linear.argmax(axis=0)
     kept = np.zeros_like(linear)
     kept[axes, range(3)] = linear[axes, range(3)]
     if sorted(axes) != [0, 1, 2] or np.abs(linear - kept).max() > 1e-5 * linear.max():
-        return None
+        raise ValueError("The grids are turned against each other; those of one scan never are.")
     return int(axes[0]), int(axes[1]), int(axes[2])
 
 
@@ -179,18 +159,21 @@ def _linear_matrix(where: np.ndarray, length: int) -> np.ndarray:
     return matrix
 
 
-def _smoothed(matrix: np.ndarray, sigma: float) -> np.ndarray:
-    """Sampling preceded by a Gaussian of ``sigma`` source voxels with repeated edges."""
-    length = matrix.shape[1]
+def blur_matrix(length: int, sigma: float) -> np.ndarray:
+    """(length, length) float32 Gaussian blur of ``sigma`` > 0 voxels with repeated edges.
+
+    >>> blur_matrix(5, 1.0).sum(axis=1).round(6).tolist()
+    [1.0, 1.0, 1.0, 1.0, 1.0]
+    """
     reach = int(np.ceil(3 * sigma))
     offsets = np.arange(-reach, reach + 1)
     kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
     kernel /= kernel.sum()
-    blur = np.zeros((length, length), np.float32)
+    matrix = np.zeros((length, length), np.float32)
     rows = np.arange(length)
     for offset, weight in zip(offsets, kernel, strict=True):
-        np.add.at(blur, (rows, np.clip(rows + offset, 0, length - 1)), np.float32(weight))
-    return matrix @ blur
+        np.add.at(matrix, (rows, np.clip(rows + offset, 0, length - 1)), np.float32(weight))
+    return matrix
 
 
 def _apply(matrix: np.ndarray, array: np.ndarray, axis: int) -> np.ndarray:

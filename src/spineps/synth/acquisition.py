@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -94,18 +92,6 @@ class ImageSpec:
     floor: float = -1.024
     ceiling: float = 3.071
     seed: int = 0
-
-    def to_json(self) -> str:
-        """JSON text; `from_json` gives back an equal spec."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> ImageSpec:
-        """Inverse of `to_json`."""
-        data: dict[str, Any] = json.loads(text)
-        for name in ("means", "sds", "blur"):
-            data[name] = tuple(data[name])
-        return cls(**data)
 
 
 def random_image_spec(rng: np.random.Generator, contrast: str = "any", *, degrade: float = 1.0) -> ImageSpec:

@@ -6,65 +6,48 @@ number, so that both backends draw the same field from the same seed on any devi
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+
+from spineps.inference.resample import blur_matrix
 
 #: A numpy array or a torch tensor.
 Array = Any
 
 
-class Arrays(Protocol):
-    """A backend: elementwise functions under ``xp`` (exp, log, sqrt, cos, clip, round) and these methods."""
-
-    xp: Any
-
-    def put(self, array: np.ndarray) -> Array:
-        """A numpy array on this backend, floats as float32, integers as indices."""
-
-    def get(self, array: Array) -> np.ndarray:
-        """Back to numpy."""
-
-    def take(self, table: np.ndarray, index: Array) -> Array:
-        """``table[index]`` as float32."""
-
-    def along(self, array: Array, matrix: np.ndarray, axis: int) -> Array:
-        """Apply ``matrix`` (m, n) along an axis of length n."""
-
-    def uniform(self, shape: tuple[int, ...], seed: int) -> Array:
-        """Uniform numbers in (0, 1], float32, the same on every backend."""
-
-    def quantiles(self, array: Array, q: tuple[float, ...]) -> list[float]:
-        """Quantiles of a thinned copy of the values."""
-
-
 _MASK = 0xFFFFFFFF
 
 
-class NumpyArrays:
-    """Plain numpy."""
+class Arrays:
+    """A backend, here numpy: functions under ``xp`` (exp, log, sqrt, cos, clip, round, matmul) and these methods."""
 
     xp: Any = np
 
     def put(self, array: np.ndarray) -> Array:
+        """A numpy array on this backend, floats as float32, integers as indices."""
         return array.astype(np.float32) if array.dtype.kind == "f" else array
 
     def get(self, array: Array) -> np.ndarray:
+        """Back to numpy."""
         return np.asarray(array)
 
     def take(self, table: np.ndarray, index: Array) -> Array:
-        return np.asarray(table, np.float32)[index]
+        """``table[index]`` as float32."""
+        return self.put(np.asarray(table, np.float32))[index]
 
     def along(self, array: Array, matrix: np.ndarray, axis: int) -> Array:
-        matrix = np.asarray(matrix, np.float32)
+        """Apply ``matrix`` (m, n) along an axis of length n."""
+        weights = self.put(np.asarray(matrix, np.float32))
         if axis == array.ndim - 1:
-            return array @ matrix.T
+            return array @ weights.T
         shape = array.shape
         lead, tail = int(np.prod(shape[:axis])), int(np.prod(shape[axis + 1 :]))
-        out = np.matmul(matrix, array.reshape(lead, shape[axis], tail))
-        return out.reshape(*shape[:axis], matrix.shape[0], *shape[axis + 1 :])
+        out = self.xp.matmul(weights, array.reshape(lead, shape[axis], tail))
+        return out.reshape(*shape[:axis], weights.shape[0], *shape[axis + 1 :])
 
     def uniform(self, shape: tuple[int, ...], seed: int) -> Array:
+        """Uniform numbers in (0, 1], float32, the same on every backend."""
         x = np.arange(int(np.prod(shape)), dtype=np.uint32)
         x = x * np.uint32(0x9E3779B1) + np.uint32(seed * 0x85EBCA6B & _MASK)
         for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
@@ -75,10 +58,11 @@ class NumpyArrays:
         return (((x >> np.uint32(8)).astype(np.float32) + np.float32(1)) * np.float32(2.0**-24)).reshape(shape)
 
     def quantiles(self, array: Array, q: tuple[float, ...]) -> list[float]:
-        return [float(v) for v in np.quantile(array.reshape(-1)[::7], q)]
+        """Quantiles of a thinned copy of the values."""
+        return [float(v) for v in np.quantile(self.get(array.reshape(-1)[::7]), q)]
 
 
-class TorchArrays:
+class TorchArrays(Arrays):
     """torch on any device; use it outside of autocast, which would round the fields to half precision.
 
     Args:
@@ -101,16 +85,7 @@ class TorchArrays:
 
     def take(self, table: np.ndarray, index: Array) -> Array:
         # uint8 would be taken for a mask.
-        return self.xp.as_tensor(np.asarray(table, np.float32), device=self.device)[index.long()]
-
-    def along(self, array: Array, matrix: np.ndarray, axis: int) -> Array:
-        weights = self.xp.as_tensor(np.asarray(matrix, np.float32), device=self.device)
-        if axis == array.ndim - 1:
-            return array @ weights.T
-        shape = array.shape
-        lead, tail = int(np.prod(shape[:axis])), int(np.prod(shape[axis + 1 :]))
-        out = self.xp.matmul(weights, array.reshape(lead, shape[axis], tail))
-        return out.reshape(*shape[:axis], weights.shape[0], *shape[axis + 1 :])
+        return super().take(table, index.long())
 
     def uniform(self, shape: tuple[int, ...], seed: int) -> Array:
         torch = self.xp
@@ -122,33 +97,12 @@ class TorchArrays:
         x = x ^ (x >> 16)
         return (((x >> 8).to(torch.float32) + 1) * 2.0**-24).reshape(shape)
 
-    def quantiles(self, array: Array, q: tuple[float, ...]) -> list[float]:
-        values = array.reshape(-1)[::7].to(self.xp.float32).cpu().numpy()
-        return [float(v) for v in np.quantile(values, q)]
-
 
 def normal(arrays: Arrays, shape: tuple[int, ...], seed: int) -> Array:
     """Standard normal field (Box and Muller), float32."""
     xp = arrays.xp
     radius = xp.sqrt(-2 * xp.log(arrays.uniform(shape, seed)))
     return radius * xp.cos(2 * np.pi * arrays.uniform(shape, seed ^ 0x5BD1E995))
-
-
-def blur_matrix(n: int, sigma: float) -> np.ndarray:
-    """(n, n) Gaussian blur with repeated edges.
-
-    >>> blur_matrix(5, 1.0).sum(axis=1).round(6).tolist()
-    [1.0, 1.0, 1.0, 1.0, 1.0]
-    """
-    reach = max(int(np.ceil(3 * sigma)), 1)
-    offsets = np.arange(-reach, reach + 1)
-    weights = np.exp(-0.5 * (offsets / max(sigma, 1e-6)) ** 2)
-    weights /= weights.sum()
-    matrix = np.zeros((n, n), np.float32)
-    rows = np.arange(n)
-    for offset, weight in zip(offsets, weights, strict=True):
-        np.add.at(matrix, (rows, np.clip(rows + offset, 0, n - 1)), np.float32(weight))
-    return matrix
 
 
 def slice_matrix(n: int, spacing: float, thickness: float, phase: float) -> np.ndarray:
@@ -184,9 +138,6 @@ def smooth_field(arrays: Arrays, shape: tuple[int, int, int], cells: tuple[float
     coarse = tuple(max(int(np.ceil(n / max(c, 1.0))) + 1, 2) for n, c in zip(shape, cells, strict=True))
     field = normal(arrays, coarse, seed)
     for axis, (n, m) in enumerate(zip(shape, coarse, strict=True)):
-        if m < n or cells[axis] > 1.0:
-            positions = np.arange(n) / max(cells[axis], 1.0)
-            field = arrays.along(field, linear_matrix(m, positions), axis)
-        else:
-            field = arrays.along(field, np.eye(n, m, dtype=np.float32), axis)
+        positions = np.arange(n) / max(cells[axis], 1.0)
+        field = arrays.along(field, linear_matrix(m, positions), axis)
     return field * 1.6

@@ -13,7 +13,6 @@ from spineps.synth.acquisition import CONTRASTS, ImageSpec, random_image_spec
 from spineps.synth.arrays import (
     Array,
     Arrays,
-    NumpyArrays,
     blur,
     linear_matrix,
     normal,
@@ -46,7 +45,7 @@ def synthesise(
     Returns:
         float32 array of the same shape on the backend.
     """
-    arrays = arrays or NumpyArrays()
+    arrays = arrays or Arrays()
     if isinstance(phantom, tuple):
         tissue, instance = phantom
     else:

@@ -1,4 +1,4 @@
-"""The numbers of one synthetic person: `SpineSpec` and its JSON round trip.
+"""The numbers of one synthetic person: `SpineSpec`.
 
 Angles are absolute, in degrees.  ``tilt`` > 0 means that the caudal end of a body leans to posterior (T1, L5, sacrum),
 ``lean`` > 0 that it leans to the right, ``turn`` > 0 that the front of the body turns to the right.
@@ -6,9 +6,7 @@ Angles are absolute, in degrees.  ``tilt`` > 0 means that the caudal end of a bo
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from spineps.anatomy import SACRUM
 
@@ -147,35 +145,3 @@ class SpineSpec:
     def vertebrae(self) -> tuple[int, ...]:
         """Ids of the vertebrae above the sacrum, cranial to caudal."""
         return tuple(level.id for level in self.levels if level.id != SACRUM)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dict of numbers, lists and dicts."""
-        return asdict(self)
-
-    def to_json(self) -> str:
-        """JSON text; `from_json` gives back an equal spec."""
-        return json.dumps(self.to_dict())
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> SpineSpec:
-        """Inverse of `to_dict`."""
-        known = {f.name for f in fields(cls)} - {"levels", "canal", "view"}
-        view = dict(data["view"])
-        view["offset"] = tuple(view["offset"])
-        return cls(
-            levels=tuple(_level(entry) for entry in data["levels"]),
-            canal=Canal(**data["canal"]),
-            view=View(**view),
-            **{k: v for k, v in data.items() if k in known},
-        )
-
-    @classmethod
-    def from_json(cls, text: str) -> SpineSpec:
-        """Inverse of `to_json`."""
-        return cls.from_dict(json.loads(text))
-
-
-def _level(entry: dict[str, Any]) -> Level:
-    entry = dict(entry)
-    disc = entry.pop("disc")
-    return Level(disc=None if disc is None else Disc(**disc), **entry)

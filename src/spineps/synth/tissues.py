@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from spineps import anatomy
-
 
 class Tissue(IntEnum):
     """What a voxel is made of; the order is part of the cache format of training, so append only."""
@@ -73,14 +71,3 @@ BONE_TISSUES: tuple[Tissue, ...] = (
 )
 #: Classes whose grey value varies from vertebra to vertebra.
 MARROW_TISSUES: tuple[Tissue, ...] = (Tissue.MARROW_BODY, Tissue.MARROW_POSTERIOR, Tissue.MARROW_SACRUM)
-
-
-def marrow_of(semantic: int) -> Tissue:
-    """Tissue inside a bony structure of the semantic mask.
-
-    >>> marrow_of(49).name, marrow_of(41).name, marrow_of(26).name
-    ('MARROW_BODY', 'MARROW_POSTERIOR', 'MARROW_SACRUM')
-    """
-    if semantic == anatomy.SACRUM:
-        return Tissue.MARROW_SACRUM
-    return Tissue.MARROW_BODY if semantic == anatomy.CORPUS else Tissue.MARROW_POSTERIOR
