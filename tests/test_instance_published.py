@@ -63,6 +63,16 @@ def test_fused_bodies_are_cut_where_they_were(name: str, solve: bool, key: str) 
     assert published_centres(g["sem"], 43, solve, 0.75) == pytest.approx(g[key], abs=1e-9)
 
 
+@pytest.mark.parametrize("name", ["threshold", "steep", "thrice"])
+def test_centres_in_poor_masks_are_the_recorded_ones(name: str) -> None:
+    """Phantoms with discs torn up and grown into bodies: neighbours 7.5 to 16.5 mm apart, a plane that leaves columns
+    open, three cuts (recorded from 2.1.3)."""
+    g = {key.removeprefix(f"{name}_"): value for key, value in golden("poor_masks").items() if key.startswith(name)}
+    for solve, key in ((True, "coms"), (False, "unsplit")):
+        found = published_centres(g["sem"], int(g["minimum"]), solve, float(g["pitch"]))
+        assert found == pytest.approx(g[key], abs=1e-9)
+
+
 def test_a_body_cut_by_the_image_is_lost_as_it_was() -> None:
     g = golden("sample_mri")
     assert published_centres(g["sem_in"], 30, True, 1.5) == pytest.approx(g["coms"], abs=1e-9)

@@ -13,14 +13,15 @@ from itertools import pairwise
 import numpy as np
 
 from spineps.anatomy import CORPUS, CORPUS_INNER, DENS, DISC, ENDPLATE
-from spineps.phases.components import boxes, centres, counts, is_in, label_components, remove_small
-from spineps.phases.splitting import halves, parting_plane
+from spineps.phases.components import centres, counts, is_in, label_components, remove_small
+from spineps.phases.splitting import parting_plane
 from spineps.volume import bounding_box
 
 logger = logging.getLogger(__name__)
 
-#: Consecutive entries of one kind nearer than this (mm along the spine) are pieces of the same body or disc.
-SAME_LEVEL_MM = 16.5
+#: Consecutive entries of one kind nearer than this (mm along the spine) are pieces of the same body or disc: ten voxels
+#: of the published models.
+SAME_LEVEL_MM = 7.5
 #: Entries looked at on either side, bodies needed among them, and the share of their mean volume that betrays two.
 REACH, LEAST_BODIES, LARGE = 5, 4, 1.5
 #: Added to the numbers of discs, to tell them from bodies.
@@ -63,8 +64,10 @@ def _cut_large_bodies(labels: np.ndarray, sem: np.ndarray, pitch: float) -> np.n
     if not count or not labels.any():
         return labels
     labels = labels.astype(np.uint16)
-    height = {k: c[1] for k, c in centres(labels).items()}
-    height |= {_DISC + k: c[1] for k, c in centres(discs).items()}
+    # Of equal heights the disc is the upper one; volumes are those before any cut, so a body may be cut twice.
+    height = {_DISC + k: c[1] for k, c in centres(discs).items()}
+    height |= {k: c[1] for k, c in centres(labels).items()}
+    volume = counts(labels)
     order = sorted(height, key=lambda k: height[k])
     walk = order.copy()
     for upper, lower in pairwise(order):
@@ -75,7 +78,7 @@ def _cut_large_bodies(labels: np.ndarray, sem: np.ndarray, pitch: float) -> np.n
             continue
         place = walk.index(upper)
         around = [*walk[max(place - REACH, 0) : place], *walk[place + 1 : place + REACH + 1]]
-        large = _far_largest([k for k in around if k < _DISC], counts(labels))
+        large = _far_largest([k for k in around if k < _DISC], volume)
         if large is not None:
             _cut(labels, large)
     return labels
@@ -91,11 +94,28 @@ def _far_largest(bodies: list[int], volume: np.ndarray) -> int | None:
 
 def _cut(labels: np.ndarray, body: int) -> None:
     """Give the lower half a new number, in place."""
-    box = boxes(labels)[body]
-    mask = labels[box] == body
+    mask = labels == body
     plane = parting_plane(mask)
     if plane is None:
         logger.info("one body is much larger than its neighbours, but erosion does not part it")
         return
     logger.info("one body is much larger than its neighbours and is cut")
-    labels[box][halves(mask, *plane) == 2] = int(labels.max()) + 1
+    reach = _plane_reach(mask.shape, *plane)
+    labels[mask & (np.arange(mask.shape[1])[:, None] > reach[:, None])] = int(labels.max()) + 1
+
+
+def _plane_reach(shape: tuple[int, ...], point: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """(X, Z) lowest voxel along axis 1 that a plane drawn in voxels meets, -1 where it meets none.
+
+    The plane is drawn along the axis nearest to its normal, clamped to the volume: a steep one leaves columns open, and
+    these count as below it.
+    """
+    steep = int(np.abs(normal).argmax())
+    i, j = (axis for axis in range(3) if axis != steep)
+    place = np.indices([1 if axis == steep else n for axis, n in enumerate(shape)]).reshape(3, -1)
+    # In this order of operations: where the plane runs through voxel centres, the last digit decides.
+    height = (-normal[i] * place[i] - normal[j] * place[j] + point @ normal) / normal[steep]
+    place[steep] = np.clip(height, 0, shape[steep] - 1)
+    reach = np.full((shape[0], shape[2]), -1)
+    np.maximum.at(reach, (place[0], place[2]), place[1])
+    return reach
