@@ -89,10 +89,11 @@ def test_every_command_and_option_is_listed(pages: ModuleType) -> None:
 def test_every_error_is_listed(pages: ModuleType) -> None:
     text = pages.messages()
     assert all(f"## {kind.code.name}: exit status {kind.code.exit_code}" in text for kind in pages.kinds())
-    # One whose words lie in the call, one in variables of its function, one of a class of its own.
+    # Words in the call, in variables of its function, of a class of its own, and handed to a helper that words it.
     assert "| ‹path› is a folder, not a scan. | Use `spineps dataset -i FOLDER` for many scans. |" in text
     assert "Free some space or change the permissions; --derivative-name writes elsewhere." in text
     assert "| There is no ‹phase› model ‹name›. |" in text
+    assert "| ‹name› is a segmentation (its name has a seg- key), not a scan. |" in text
 
 
 def test_messages_are_read_as_python_reads_them(pages: ModuleType) -> None:

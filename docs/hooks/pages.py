@@ -151,12 +151,9 @@ def files(layout: str) -> str:
     places = output_paths(scan, layout=layout)
     if unknown := sorted(set(places) - set(FILES)):
         raise SystemExit(f"FILES in docs/hooks/pages.py does not say what is in {', '.join(unknown)}")
-    rows = [
-        (place(places[key]), *FILES[key], code(key))
-        for key in FILES
-        if key in places and FILES[key]
-    ]
-    return table(["file", "what", "written", "key in Python"], rows)
+    rows = [(place(places[key]), *FILES[key], code(key)) for key in FILES if key in places and FILES[key]]
+    head = ["file", "what", "written", "key in Python"]
+    return table(head, rows) if layout == "published" else table(head[:3], (row[:3] for row in rows))
 
 
 def columns(which: str) -> str:
@@ -328,18 +325,29 @@ def messages() -> str:
 
 def raised(tree: ast.Module) -> Iterator[tuple[str, str, str]]:
     """Class, message and cure of every error that a module makes; what is filled in later is shown as ‹name›."""
+    # Functions that only word an error are looked at where they are called.
+    helpers = {
+        f.name: f for f in tree.body if isinstance(f, ast.FunctionDef) and _is_error(getattr(f.body[-1], "value", None))
+    }
     for scope in ast.walk(tree):
-        if not isinstance(scope, (ast.FunctionDef, ast.Module)):
+        if not isinstance(scope, (ast.FunctionDef, ast.Module)) or getattr(scope, "name", "") in helpers:
             continue
         known = _constants(tree) | (_constants(scope) if scope is not tree else {})
         for node in _own(scope):
-            if not isinstance(node, ast.Call) or not node.args:
+            if not isinstance(node, ast.Call):
                 continue
-            name = getattr(node.func, "id", "")
-            if name.endswith("Error"):
-                cure = _text(node.args[1], known) if len(node.args) > 1 else ""
+            call, words = node, known
+            if helper := helpers.get(getattr(node.func, "id", "")):
+                given = dict(zip((parameter.arg for parameter in helper.args.args), node.args, strict=False))
+                call, words = helper.body[-1].value, known | _constants(helper) | given  # type: ignore[attr-defined]
+            if _is_error(call):
+                cure = _text(call.args[1], words) if len(call.args) > 1 else ""
                 elsewhere = re.fullmatch("‹[^›]*›", cure) is not None
-                yield name, _text(node.args[0], known), "The message says it." if elsewhere else cure
+                yield call.func.id, _text(call.args[0], words), "The message says it." if elsewhere else cure  # type: ignore[attr-defined]
+
+
+def _is_error(node: Any) -> bool:
+    return isinstance(node, ast.Call) and bool(node.args) and getattr(node.func, "id", "").endswith("Error")
 
 
 def _own(scope: ast.AST) -> Iterator[ast.AST]:
@@ -398,7 +406,7 @@ def include(name: str) -> str:
 
 def cards() -> str:
     """The cards of the bundled models, one heading lower than in their own files."""
-    found = sorted(SOURCES.glob("models/bundled/*/CARD.md"))
+    found = [SOURCES / "models" / "bundled" / name / "CARD.md" for name in ("semantic", "instance", "labeling")]
     return "\n\n".join(re.sub(r"^#", "##", path.read_text(encoding="utf-8"), flags=re.M) for path in found)
 
 
