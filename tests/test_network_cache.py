@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +77,38 @@ def test_other_weights_get_another_entry(cache: Path, tmp_path: Path) -> None:
     plans.write_text(plans.read_text() + " ")
     answer(folder)
     assert len(list(cache.iterdir())) == 2
+
+
+def test_what_was_not_used_for_long_goes_when_the_cache_is_full(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def aged(path: Path, days: float) -> None:
+        then = time.time() - days * 24 * 3600
+        os.utime(path / "network.json" if (path / "network.json").exists() else path, (then, then))
+
+    answer()
+    (used,) = cache.iterdir()
+    for name, days in {"oldest": 30.0, "older": 20.0, "today": 0.5, ".leftover": 2.0, ".being-made": 0.0}.items():
+        (cache / name).mkdir()
+        for file in ("network.bin", "network.json")[: 1 if name[0] == "." else 2]:
+            (cache / name / file).write_bytes(bytes(500_000))
+        aged(cache / name, days)
+    aged(used, 40)
+    answer()  # it is the newest again
+    other = tmp_path / "model"
+    shutil.copytree(GOLDEN, other)
+
+    def store_another() -> set[str]:
+        with (other / "plans.json").open("a") as plans:
+            plans.write(" ")
+        answer(other)
+        return {path.name for path in cache.iterdir()} & {"oldest", "older", "today", ".being-made", ".leftover"}
+
+    assert store_another() == {"oldest", "older", "today", ".being-made"}
+    monkeypatch.setattr(graph_cache, "MOST", 4_000_000)
+    assert store_another() == {"older", "today", ".being-made"}
+    monkeypatch.setattr(graph_cache, "MOST", 1)
+    assert store_another() == {"today", ".being-made"} and used.exists()
 
 
 def test_a_cache_folder_that_cannot_be_written_only_costs_time(cache: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,7 @@
 """Published networks in OpenVINO's own form, kept in the user's cache folder: a checkpoint is read only once.
 
-An entry is named after the hash of the files that it was made from.  It is trusted only if its own hashes agree.
+An entry is named after the hash of the files that it was made from.  It is trusted only if its own hashes agree.  The
+folder does not grow without end: what was not used for longest goes when it holds too much.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +32,9 @@ logger = logging.getLogger(__name__)
 #: Folder for what can be made again (ours), and the number to raise when graphs change.
 CACHE_VARIABLE, FORMAT = "SPINEPS_CACHE", 4
 GRAPH, WEIGHTS, LABEL = "network.xml", "network.bin", "network.json"
+#: Bytes kept (all published models with five folds each take some 3 GB), and the seconds for which a running process may
+#: still want what it has looked at.
+MOST, RECENT = 8 * 10**9, 24 * 3600
 
 
 def cache_folder() -> Path:
@@ -82,6 +88,8 @@ def _stored(entry: Path) -> Spec:
     for name in (GRAPH, WEIGHTS):
         if sha256(entry / name) != label[name]:
             raise ValueError(f"{entry / name} is damaged")
+    with suppress(OSError):  # of a cache folder that may only be read
+        os.utime(entry / LABEL)
     return spec_from_json(label["spec"])
 
 
@@ -99,3 +107,24 @@ def _store(entry: Path, spec: Spec, params: Mapping[str, np.ndarray]) -> None:
         staging.replace(entry)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+    _forget_old(entry.parent)
+
+
+def _forget_old(networks: Path) -> None:
+    """Delete what was not used for longest beyond MOST bytes, and what killed runs left; nothing used of late."""
+    found = []
+    for entry in networks.iterdir():
+        label = entry / LABEL
+        with suppress(OSError):  # another process deletes it just now
+            used = (label if label.exists() else entry).stat().st_mtime
+            found.append((used, sum(file.stat().st_size for file in entry.iterdir()), entry))
+    kept = 0
+    for used, size, entry in sorted(found, reverse=True):
+        kept += size
+        if time.time() - used > RECENT and (kept > MOST or entry.name.startswith(".")):
+            gone = entry.with_name(f".{entry.name}.gone")
+            # Renamed first: where another process holds a file open, the entry goes whole or not at all.
+            with suppress(OSError):
+                entry.replace(gone)
+                shutil.rmtree(gone, ignore_errors=True)
+                logger.debug("%s was not used for long and is deleted from the cache", entry.name)
