@@ -112,6 +112,7 @@ class OutputOptions:
     save_uncertainty: bool = False
     save_debug_data: bool = False
     save_stats: bool = True
+    save_report: bool = False
     layout: str = "published"
 
 
@@ -192,6 +193,7 @@ def options_from_keywords(**kw: Any) -> Options:
             save_uncertainty=bool(kw.pop("save_uncertainty", False)),
             save_debug_data=bool(kw.pop("save_debug_data", False)),
             save_stats=bool(kw.pop("save_stats", True)),
+            save_report=bool(kw.pop("save_report", False)),
             layout=layout,
         ),
     )

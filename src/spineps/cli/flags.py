@@ -46,6 +46,9 @@ SaveModelres = Annotated[
 Stats = Annotated[
     bool, typer.Option("--stats/--no-stats", help="Also a table of measurements.", rich_help_panel=OUTPUT)
 ]
+Report = Annotated[
+    bool, typer.Option("--report", help="Also a page to look through in a browser.", rich_help_panel=OUTPUT)
+]
 OverrideSemantic = Annotated[
     bool, typer.Option("--override-semantic", "-os", help="Do the semantic phase again.", rich_help_panel=RUN)
 ]

@@ -17,6 +17,7 @@ from spineps.cli.dicom import dicom_seg as dicom_seg_command
 from spineps.cli.dicom import dicom_series
 from spineps.cli.evaluate import evaluate
 from spineps.cli.group import group
+from spineps.cli.html import report as report_command
 from spineps.cli.measure import measure
 from spineps.cli.models import models_app
 from spineps.cli.spelling import modern
@@ -33,6 +34,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(dataset_app, name="dataset")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(slurm_script)
 app.command()(group)
+app.command("report")(report_command)
 app.command()(bids)
 app.command()(measure)
 app.command()(evaluate)
@@ -67,6 +69,7 @@ def sample(
     save_uncertainty: flags.SaveUncertainty = False,
     save_modelres_mask: flags.SaveModelres = False,
     stats: flags.Stats = True,
+    save_report: flags.Report = False,
     snapshot_folder: flags.SnapsFolder = None,
     override_semantic: flags.OverrideSemantic = False,
     override_instance: flags.OverrideInstance = False,
@@ -113,6 +116,7 @@ def sample(
             save_uncertainty=save_uncertainty,
             save_modelres_mask=save_modelres_mask,
             save_stats=stats,
+            save_report=save_report,
             tta=tta,
             **flags.steps(crop, n4, enforce_12_thoracic, batch_size, amp, step_size),
         )

@@ -36,6 +36,7 @@ FILES = {
     "out_vert": "vertebrae",
     "out_ctd": "points",
     "out_snap": "picture",
+    "out_report": "report",
     "out_spine_dicom": "DICOM SEG",
     "out_vert_dicom": "DICOM SEG",
 }

@@ -137,6 +137,7 @@ class JobRun:
             if _all_done(job, record, keys):
                 logger.info("%s is done already.", job.scan.path.name)
                 self._end(Outcome(ErrCode.ALL_DONE, warnings=tuple(record.get("warnings", ()))))
+                self._report()
                 return
             self._volume, info, self._warnings = read_image(job.scan.path)
         if not job.ignore_compatibility:
@@ -172,6 +173,15 @@ class JobRun:
         for text in notes:
             logger.warning("%s: %s", job.scan.path.name, text)
         self._end(Outcome(ErrCode.OK, result, tuple(notes)))
+        self._report()
+
+    def _report(self) -> None:
+        job = self.job
+        if job.save and job.options.output.save_report:
+            from spineps.outputs.report.page import try_report
+
+            path = job.scan.path if job.image is None else None
+            try_report(job.paths["out_prov"], path, self._volume)
 
 
 def stage_keys(job: Job, input_sha256: str) -> dict[str, str]:

@@ -81,6 +81,7 @@ def process_dataset(
     save_raw: bool = True,
     save_uncertainty: bool = False,
     save_stats: bool = True,
+    save_report: bool = False,
     progress: Callable[[Scan, int, int], Progress | None] | None = None,
     landmarks: bool = False,
     scan_list: str | Path | None = None,

@@ -73,6 +73,7 @@ def process_img_nii(
     *,
     save_uncertainty: bool = False,
     save_stats: bool = True,
+    save_report: bool = False,
     tta: bool | None = None,
     progress: Progress | None = None,
     layout: str = "published",
@@ -132,6 +133,7 @@ def process_img_nii(
         _dataset_id_ct_crop: accepted for old scripts.
         save_uncertainty: also write the entropy (0..1) of the averaged probabilities.
         save_stats: also write the table of measurements (``out_stats``).
+        save_report: also write a page to look through in a browser (``out_report``).
         tta: force mirrored passes on or off.
         progress: called with (phase, done, total).
         layout: names and folders: those of the published system, or ``"bids"`` for a BIDS derivative data set in

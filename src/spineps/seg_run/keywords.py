@@ -16,7 +16,7 @@ OPTION_KEYWORDS = (
     "proc_inst_batch_size", "proc_inst_amp", "proc_lab_force_no_tl_anomaly", "proc_fill_3d_holes",
     "proc_assign_missing_cc", "proc_assign_missing_cc_fast", "proc_clean_inst_by_sem", "proc_vertebra_inconsistency",
     "vertebra_instance_labeling_offset", "tta", "save_raw", "save_modelres_mask", "save_softmax_logits",
-    "save_uncertainty", "save_debug_data", "save_stats", "layout",
+    "save_uncertainty", "save_debug_data", "save_stats", "save_report", "layout",
 )  # fmt: skip
 
 
