@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 #: Folder for what can be made again (ours), and the number to raise when graphs change.
 CACHE_VARIABLE, FORMAT = "SPINEPS_CACHE", 4
 GRAPH, WEIGHTS, LABEL = "network.xml", "network.bin", "network.json"
-#: Bytes kept (all published models with five folds each take some 3 GB), and the seconds for which a running process may
+#: Bytes kept (all published models with five folds each take some 3 GB), and seconds for which a running process may
 #: still want what it has looked at.
 MOST, RECENT = 8 * 10**9, 24 * 3600
 
