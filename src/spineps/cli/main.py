@@ -11,7 +11,7 @@ import typer
 
 from spineps.cli import flags
 from spineps.cli.bids import bids, spread
-from spineps.cli.convert import convert_labels
+from spineps.cli.convert import convert_labels, export
 from spineps.cli.dataset import dataset_app, slurm_script
 from spineps.cli.dicom import dicom_seg as dicom_seg_command
 from spineps.cli.dicom import dicom_series
@@ -38,6 +38,7 @@ app.command("report")(report_command)
 app.command()(bids)
 app.command()(measure)
 app.command()(evaluate)
+app.command()(export)
 app.command()(convert_labels)
 app.command("dicom-seg")(dicom_seg_command)
 app.command()(dicom_series)

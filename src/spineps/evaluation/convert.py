@@ -6,7 +6,7 @@ import numpy as np
 
 from spineps.anatomy import CANAL, CORD
 from spineps.errors import GeometryError, OptionError
-from spineps.evaluation.coarse import vertebrae_with_endplates
+from spineps.evaluation.coarse import structure_name, vertebrae_with_endplates
 from spineps.evaluation.numbering import NUMBERINGS, itksnap_table, name_of, renumbered
 from spineps.evaluation.scan import kind_of, on_reference
 from spineps.outputs.snapshot import instance_color, structure_color
@@ -16,7 +16,7 @@ from spineps.volume import Volume
 def converted(
     mask: Volume, source: str, target: str, structures: Volume | None = None
 ) -> tuple[Volume, dict[int, int]]:
-    """A vertebra mask in another tool's numbers.
+    """A vertebra mask in another tool's numbers; a mask of ours that stays ours is left as it is.
 
     Endplates, which no other tool has, become part of the nearest vertebra.
 
@@ -36,6 +36,8 @@ def converted(
         if tool not in NUMBERINGS:
             raise OptionError(f"Label system {tool!r} is unknown.", f"Use {', '.join(NUMBERINGS)}.")
     labels = mask.array.astype(np.uint16)
+    if source == target == "spineps" and structures is None:
+        return mask.with_array(labels), {}
     if source == "spineps" and kind_of(np.where(np.isin(labels, (CORD, CANAL)), 0, labels)) == "semantic":
         raise OptionError(
             "This is a structure mask (seg-spine): it does not tell the vertebrae apart.",
@@ -61,6 +63,12 @@ def color_table(labels: np.ndarray, tool: str) -> str:
             color = structure_color(code) if code in (CORD, CANAL) else instance_color(code)
             found[label] = (name_of(code), color)
     return itksnap_table(found)
+
+
+def structure_table(labels: np.ndarray) -> str:
+    """ITK-SNAP's table of a structure mask."""
+    found = np.flatnonzero(np.bincount(labels.reshape(-1)))[1:].tolist()
+    return itksnap_table({label: (structure_name(label), structure_color(label)) for label in found})
 
 
 def _on_grid(structures: Volume, mask: Volume) -> np.ndarray:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spineps.errors import InputNotFoundError, OptionError
-from spineps.outputs.paths import SUFFIXES, strip_suffix
+from spineps.outputs.paths import SUFFIXES
 
 #: Values of the ``seg`` entity that tell the kind of a mask, in both layouts.
 KIND_BY_SEG = {"spine": "semantic", "structures": "semantic", "vert": "instance", "vertebrae": "instance"}
 #: Last part of a mask's name.
 MASK_SUFFIXES = frozenset({"msk", "dseg", "seg", "mask"})
+#: What a mask may be stored in; the first of two files of one name counts.
+STORED_AS = (*SUFFIXES, ".seg.nrrd", ".nrrd")
 #: Entities in which masks of one scan may differ.
 FREE = ("seg", "mod", "desc", "label")
 
@@ -55,7 +57,7 @@ def find_pairs(prediction: Path, reference: Path, foreign: bool = False) -> tupl
             raise other_kind_error(prediction, reference)
         kind = kinds[0] or kinds[1]
         pairs = [Pair(scan_name(prediction), prediction, reference, kind)]
-        others = _other_kind(prediction), reference if foreign else _other_kind(reference)
+        others = other_mask(prediction), reference if foreign else other_mask(reference)
         if others[0] is not None and others[1] is not None and others[0] != prediction:
             pairs.append(Pair(scan_name(prediction), others[0], others[1], kind_by_name(others[0])))
         return pairs, []
@@ -80,8 +82,17 @@ def kind_by_name(path: Path) -> str | None:
     >>> kind_by_name(Path("sub-1_seg-vert_msk.nii.gz")), kind_by_name(Path("case3.nii.gz"))
     ('instance', None)
     """
-    entities = dict(part.split("-", 1) for part in strip_suffix(path.name).split("_") if "-" in part)
+    entities = dict(part.split("-", 1) for part in mask_stem(path).split("_") if "-" in part)
     return KIND_BY_SEG.get(entities.get("seg", ""))
+
+
+def mask_stem(path: Path) -> str:
+    """
+    >>> mask_stem(Path("x/a_msk.seg.nrrd")), mask_stem(Path("b.c.nii.gz"))
+    ('a_msk', 'b.c')
+    """
+    suffix = next((s for s in STORED_AS if path.name.lower().endswith(s)), "")
+    return path.name[: len(path.name) - len(suffix)]
 
 
 def scan_name(path: Path) -> str:
@@ -90,16 +101,18 @@ def scan_name(path: Path) -> str:
     >>> scan_name(Path("x/sub-1_acq-sag_mod-T2w_seg-vert_msk.nii.gz"))
     'sub-1_acq-sag_mod-T2w'
     """
-    parts = strip_suffix(path.name).split("_")
+    parts = mask_stem(path).split("_")
     kept = [p for p in parts if not p.startswith("seg-") and p not in MASK_SUFFIXES]
     return "_".join(kept) or parts[0]
 
 
 def masks_below(folder: Path) -> list[Path]:
-    """Masks in a folder and its folders; where no name tells of a mask, every NIfTI file."""
-    files = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(SUFFIXES) and not p.name.startswith("."))
+    """Masks in a folder and its folders; where no name tells of a mask, every NIfTI and NRRD file."""
+    stored = [p for p in folder.rglob("*") if p.name.lower().endswith(STORED_AS) and not p.name.startswith(".")]
+    stored.sort(key=lambda p: STORED_AS.index(p.name.lower()[len(mask_stem(p)) :]), reverse=True)
+    files = sorted({p.with_name(mask_stem(p)): p for p in stored}.values())  # an exported copy is no second mask
     known = [p for p in files if kind_by_name(p)]
-    named = [p for p in files if strip_suffix(p.name).split("_")[-1] in MASK_SUFFIXES]
+    named = [p for p in files if mask_stem(p).split("_")[-1] in MASK_SUFFIXES]
     return known or named or files
 
 
@@ -150,7 +163,7 @@ def _level(
     return pairs
 
 
-def _other_kind(path: Path) -> Path | None:
+def other_mask(path: Path) -> Path | None:
     """The mask of the other kind of the same scan, if it lies beside this one."""
     swaps = (("seg-spine", "seg-vert"), ("seg-structures", "seg-vertebrae"))
     for first, second in (*swaps, *((b, a) for a, b in swaps)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,10 @@ from spineps.evaluation.scan import (
     on_reference,
 )
 from spineps.outputs.nifti import read_labels
+from spineps.outputs.slicer import read_segmentation
 from spineps.volume import Volume
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,20 @@ class Settings:
 
 
 def read_mask(path: Path) -> Volume:
-    """Labels with their affine.
+    """Labels with their affine, of a NIfTI file or of a ``.seg.nrrd`` or ``.nrrd`` from 3D Slicer.
 
     Raises:
-        UnreadableInputError: not NIfTI, truncated or not permitted.
+        InputNotFoundError: no such file.
+        UnreadableInputError: not NIfTI or NRRD, truncated or not permitted.
         ValueRangeError: no labels.
     """
     from nibabel.filebasedimages import ImageFileError
 
+    if path.name.lower().endswith(".nrrd"):
+        volume, unknown = read_segmentation(path)
+        if unknown:
+            logger.warning("%s: segments without a meaning here are left out: %s", path.name, ", ".join(unknown))
+        return as_labels(volume, str(path))
     try:
         volume = read_labels(path)
     except (OSError, EOFError, zlib.error, ValueError, ImageFileError) as error:

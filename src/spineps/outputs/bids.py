@@ -36,7 +36,20 @@ if TYPE_CHECKING:
 
 BIDS_VERSION = "1.10.0"
 #: What the validator would refuse: points, record, measurements, pictures, work, tables of the group.
-IGNORED = ("*_ctd.json", "*_prov.json", "*_stats.*", "*.dcm", "**/figures", "work", "group", "logs", "spineps_ledger")
+IGNORED = (
+    "*.mrk.json",
+    "*.seg.nrrd",
+    "*.label.txt",
+    "*_ctd.json",
+    "*_prov.json",
+    "*_stats.*",
+    "*.dcm",
+    "**/figures",
+    "work",
+    "group",
+    "logs",
+    "spineps_ledger",
+)
 SIDECARS = ("out_spine_json", "out_spine_tsv", "out_vert_json", "out_vert_tsv")
 #: BIDS' standard label for bone ("mapping" in a label table); discs, cord and canal have none.
 BONE = "4"
