@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from spineps.cli import flags
 from spineps.cli.bids import bids, spread
@@ -22,8 +23,23 @@ from spineps.cli.measure import measure
 from spineps.cli.models import models_app
 from spineps.cli.spelling import modern
 
+#: As a user meets them: try, segment, look, measure, pass on, then models and training.
+ORDER = (
+    *("demo", "sample", "dataset", "slurm-script", "bids", "report", "group", "measure", "evaluate", "export"),
+    *("convert-labels", "dicom-series", "dicom-seg", "models", "train", "phantom"),
+)
+
+
+class InOrder(TyperGroup):
+    """Commands in :data:`ORDER`, others after them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+
 app = typer.Typer(
     name="spineps",
+    cls=InOrder,
     help="Segment and name every vertebra of a spine scan (MR of any contrast, CT). Start with: spineps demo",
     no_args_is_help=True,
     add_completion=False,
