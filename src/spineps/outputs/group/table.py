@@ -290,7 +290,14 @@ def _card(scan: dict[str, Any], group: Group) -> dict[str, Any]:
         "odd": odd,
         "thumb": scan.get("thumb", ""),
         "picture": scan.get("picture", ""),
+        "report": _report(group.folder.parent, scan.get("record", "")),
     }
+
+
+def _report(root: Path, record: str) -> str:
+    """Path of the scan's report below ``root``; it may have come, or gone, since the scan was measured."""
+    page = results_beside(root / record)["out_report"] if record else None
+    return page.relative_to(root).as_posix() if page is not None and page.is_file() else ""
 
 
 def _structures(stream: IO[bytes], scans: Iterable[dict[str, Any]]) -> None:

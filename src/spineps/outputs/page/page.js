@@ -88,6 +88,13 @@
     item.querySelector("h2").textContent = name(scan);
     item.querySelector("h2").title = scan.scan;
     item.querySelector(".facts").textContent = facts(scan);
+    if (scan.report) {
+      const link = document.createElement("a");
+      link.href = "../" + scan.report.split("/").map(encodeURIComponent).join("/");
+      link.textContent = "report";
+      link.target = "_blank";
+      item.querySelector(".facts").append(" · ", link);
+    }
     const odd = scan.odd.length ? "Odd volume: " + scan.odd.join(", ") + ". " : "";
     const message = item.querySelector(".message");
     message.textContent = message.title = odd + scan.message;

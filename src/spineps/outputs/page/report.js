@@ -185,6 +185,10 @@
   }
 
   function moved(where) {
+    if (solid?.volumes.length && !slow) {
+      solid.scene.crosshairPos = solid.mm2frac(where.mm, 0, true);
+      solid.drawScene();
+    }
     const value = (k) => Math.round(where.values[k]?.value ?? 0);
     const label = value(MASKS.vertebrae);
     const row = rowOf.get(label >= 200 ? label - 200 : label);
