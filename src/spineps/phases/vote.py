@@ -99,7 +99,8 @@ def vote(answers: Sequence[Answer], shape: Sequence[int]) -> np.ndarray:
 def _dice_table(answers: Sequence[Answer], sizes: Sequence[np.ndarray]) -> dict[tuple[Prediction, Prediction], float]:
     table: dict[tuple[Prediction, Prediction], float] = {}
     for i, a in enumerate(answers):
-        for j in range(i + 1, min(i + REACH + 1, len(answers))):
+        # Twice as far as partners are sought: one above and one below must agree with each other too.
+        for j in range(i + 1, min(i + 2 * REACH + 1, len(answers))):
             common = _common(a.box, answers[j].box)
             if common is None:
                 continue
