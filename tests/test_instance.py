@@ -62,7 +62,7 @@ def test_vote_matches_the_recording(name):
 
 
 def test_partners_four_cutouts_apart_are_compared():
-    """The one two above and the one two below the same vertebra agree with each other too, so all three are a couple."""
+    """The one two above and the one two below a vertebra agree with each other too, so all three are a couple."""
     empty, seen = np.zeros((4, 4, 4), np.uint8), np.pad(np.ones((2, 2, 2), np.uint8), 1)
     box = (slice(0, 4), slice(0, 4), slice(0, 4))
     couples = find_couples([Answer(box, array) for array in (3 * seen, empty, 2 * seen, empty, seen)])
