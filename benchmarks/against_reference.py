@@ -285,7 +285,8 @@ class Bench:
             self._instance("merging", region, 1 if self.args.quick else 3, compute=False)
 
     def instance(self) -> None:
-        self._instance("instance", "lumbar", 1, compute=True)
+        for region in self.regions:
+            self._instance("instance", region, 1, compute=True)
 
     def post(self) -> None:
         for region in self.regions:
@@ -325,6 +326,7 @@ class Bench:
             scan = folders[side] / self.image(region).name
             shutil.copyfile(self.image(region), scan)
             inputs = {"image": scan, "answers": answers, "models": self.paths(), "more": more}
+            inputs["compute"] = not self.args.agreement_only
             self.turns(f"{leg} {region}", "sample", 1, (side,), **inputs)
         for kind in ("spine", "vert"):
             name = f"derivatives_seg/sub-{region}_mod-T2w_seg-{kind}_msk.nii.gz"
@@ -362,7 +364,7 @@ class Bench:
     def run(self) -> None:
         self.results["about"] = {
             "cpu": cpu_name(), "threads": self.args.threads, "tta": self.args.tta, "precision": self.args.precision,
-            "quick": self.args.quick,
+            "quick": self.args.quick, "agreement_only": self.args.agreement_only,
             "step": 0.5, "python": platform.python_version(),
             "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         }  # fmt: skip
@@ -400,6 +402,10 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(LEGS))
     parser.add_argument("--regions", default=",".join(REGIONS), help="scans: lumbar, whole")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument(
+        "--agreement-only", action="store_true",
+        help="sample leg without the instance network, whose answers are replaced anyway: times mean nothing then",
+    )  # fmt: skip
     parser.add_argument("--device", help="GPU of the gpu leg (default: cuda where torch finds one)")
     parser.add_argument("--json", type=Path, help="all numbers, written after every measurement")
     parser.add_argument("--write", type=Path, help="Markdown file whose section is replaced")

@@ -197,7 +197,7 @@ def sample() -> None:
     from spineps.outputs import sink
     from spineps.phases import points, postprocess, preprocess
 
-    answers = replay(compute=True)
+    answers = replay(JOB["compute"])
     rehead(answers.names)
     CLOCK.wrap(preprocess, "preprocess", "preprocess")
     CLOCK.wrap(pipeline, "semantic_stage", "semantic")

@@ -32,6 +32,7 @@ ROWS: list[tuple[str, str, tuple[str, ...], str]] = [
     ("semantic, embedded nnU-Net 1.5 mm, lumbar", "semantic lumbar", ("semantic",), ""),
     ("semantic, embedded nnU-Net 1.5 mm, whole spine", "semantic whole", ("semantic",), ""),
     ("instance network, lumbar", "instance lumbar", ("network",), ""),
+    ("instance network, whole spine", "instance whole", ("network",), ""),
     ("merging, lumbar", "merging lumbar", ("instance", "-network"), "10"),
     ("merging, whole spine", "merging whole", ("instance", "-network"), "10"),
     ("post-processing, lumbar", "post lumbar", ("post-processing",), "10"),
@@ -126,7 +127,9 @@ def roofline(results: dict[str, Any]) -> list[str]:
         ("semantic lumbar", "embedded", "semantic"),
         ("semantic whole", "embedded", "semantic"),
         ("instance lumbar", "instance", "instance"),
+        ("instance whole", "instance", "instance"),
         ("labeling lumbar", "labeling", "labeling"),
+        ("labeling whole", "labeling", "labeling"),
     ):
         for side, runs in legs.get(leg, {}).items():
             voxels, seconds = runs[-1].get("voxels", {}).get(key), median(runs, "seconds", (f"{key} network",))
@@ -161,6 +164,8 @@ def number(value: float | None) -> str:
 def section(results: dict[str, Any]) -> str:
     about = results["about"]
     rehearsal = "**Rehearsal with `--quick`: not to be quoted.** " if about["quick"] else ""
+    if about.get("agreement_only"):
+        rehearsal += "**Whole calls without the instance network: for agreement, their times are not to be quoted.** "
     mirroring = "on" if about["tta"] else "off"
     text = [
         f"{rehearsal}`python benchmarks/against_reference.py` on {about['cpu']}, {about['threads']} threads for both "

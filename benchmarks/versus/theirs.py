@@ -180,7 +180,7 @@ def sample() -> None:
     from spineps import entrypoint, seg_run
 
     count_all()
-    answers = replay(compute=True)
+    answers = replay(JOB["compute"])
     rehead(answers.names)
     for name, phase in {
         "preprocess_input": "preprocess",
