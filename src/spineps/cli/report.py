@@ -36,6 +36,7 @@ FILES = {
     "out_vert": "vertebrae",
     "out_ctd": "points",
     "out_snap": "picture",
+    "out_stats": "measurements",
     "out_report": "report",
     "out_spine_dicom": "DICOM SEG",
     "out_vert_dicom": "DICOM SEG",
@@ -149,7 +150,7 @@ def print_json(content: Mapping[str, Any]) -> None:
 
 
 def print_files(result: Result) -> None:
-    """The four files."""
+    """The files that people look for."""
     for key, label in FILES.items():
         path = result.output_paths.get(key)
         if path is not None and path.is_file():
