@@ -166,6 +166,10 @@ class TestNeverMirrored:
         mask = Volume(labels(), turned(degrees))
         with contextlib.suppress(ShapeError):  # tilted out of the mask
             write_seg(save(folder / "m.nii.gz", mask), found, folder / "o.dcm")
+        spacing = 2.5  # perpendicular to the slices, whatever the shear
+        if (folder / "o.dcm").exists():
+            shared = pydicom.dcmread(folder / "o.dcm").SharedFunctionalGroupsSequence[0]
+            assert abs(float(shared.PixelMeasuresSequence[0].SpacingBetweenSlices) - spacing) < 1e-3
         every = grid.grid.to_world(np.stack(np.meshgrid(*map(range, grid.shape), indexing="ij"), -1).reshape(-1, 3))
         index = mask.grid.to_index(every)
         inside = np.all((index > -0.5) & (index < np.array(mask.shape) - 0.5), axis=1)

@@ -227,6 +227,8 @@ def _nifti_class(path: Path, head: bytes) -> Any:
         cure = "This is DICOM: `spineps sample` takes it; elsewhere convert it first, for instance with dcm2niix."
     elif head[344:347] == b"ni1" or head[4:7] == b"ni2":
         cure = "This is the header of a .hdr/.img pair: convert the pair to one .nii.gz file."
+    elif head[:2] == b"PK":
+        cure = "This is a zip archive: unpack it, and give the file or the DICOM folder in it."
     elif not head:
         cure = "The file is empty: copy or export it again."
     raise UnreadableInputError(f"{path} is not a NIfTI image.", cure)

@@ -192,7 +192,7 @@ def _dataset(
     segments = [
         _segment(v if labelmap else number, v, kind, present, algorithm, uid) for number, v in enumerate(kept, 1)
     ]
-    return Segmentation(
+    made = Segmentation(
         headers,
         pixels,
         "LABELMAP" if labelmap else "BINARY",
@@ -211,6 +211,11 @@ def _dataset(
         content_description=f"spineps: {kind.name} of series {series.number}",
         series_description=f"spineps {kind.name}",
     )
+    measures = made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    if series.grid is not None and "SpacingBetweenSlices" not in measures:
+        # highdicom leaves it out where the gantry was tilted; readers would take the slice thickness for it.
+        measures.SpacingBetweenSlices = f"{series.spacing[2]:.6g}"
+    return made
 
 
 def _segment(number: int, label: int, kind: Kind, present: set[int], algorithm: Any, uid: Any) -> Any:

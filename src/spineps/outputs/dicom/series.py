@@ -66,6 +66,13 @@ class Series:
         return list(dict.fromkeys(frame.path for frame in self.frames))
 
     @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in mm, between slices at right angles to them; needs ``grid``."""
+        assert self.grid is not None
+        width, height, _ = self.grid.zoom
+        return width, height, float(abs(self.grid.affine[:3, 2] @ self.frames[0].normal))
+
+    @property
     def format(self) -> str:
         """Last part of the scan's name: ``ct``, or a contrast where the description tells it, or ``MR``."""
         if self.modality == "CT":
@@ -179,7 +186,7 @@ def table(found: Sequence[Series]) -> str:
     """What there is, for people."""
     rows = [("series", "modality", "orientation", "slices", "voxel (mm)", "spine scan?", "description")]
     for s in found:
-        zoom = " x ".join(f"{z:.3g}" for z in s.grid.zoom) if s.grid else ""
+        zoom = " x ".join(f"{z:.3g}" for z in s.spacing) if s.grid else ""
         plane = s.grid.axcodes if s.grid else ""
         rows.append((s.key, s.modality, plane, str(len(s.frames)), zoom, s.why_not or "yes", s.description))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
