@@ -23,7 +23,7 @@ test: .venv-test/ok
 	.venv-test/bin/ruff check .
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
-	.venv-test/bin/python -m pytest -n 2 --doctest-modules --doctest-ignore-import-errors src/spineps tests
+	.venv-test/bin/python -m pytest -n 2 --doctest-modules --doctest-ignore-import-errors src/spineps docs/hooks tests
 
 # Offline and strict: a dead link, a page outside of the menu or anything that would be loaded from the network ends it.
 .venv-test/docs-ok: .venv-test/ok
