@@ -58,6 +58,13 @@ def placed(spec: SpineSpec) -> dict[int, Frame]:
     return found
 
 
+def true_slip(known: dict[int, Frame], above: int) -> float:
+    """mm by which a vertebra stands in front of the next at the mid-line, where posterior walls are hollow."""
+    order = list(known)
+    upper, lower = known[above].level, known[order[order.index(above) + 1]].level
+    return lower.slip_p + 0.96 * (upper.hollow - lower.hollow)
+
+
 def sagittal_angle(spec: SpineSpec, upper: int, top: bool, lower: int, bottom: bool) -> float:
     """Degrees between two end faces in the sagittal plane of the vertebrae between, positive for lordosis."""
     known = placed(spec)

@@ -17,6 +17,7 @@ from spineps.volume import Grid
 PLATE_DEPTH, PLATE_WIDTH = 0.4, 0.3
 #: Part of the depth, from the wall, where heights at the front and back are read: at the wall itself rims are rounded.
 RIM = (0.06, 0.18)
+SQRT2 = float(np.sqrt(2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +188,7 @@ def shape_of(solid: Solid, frame: Frame, settle: bool, rims: bool) -> Shape:
     outline = _Outline(solid.field(frame, _times(FINE, scale)))
     upper, lower = outline.plane(1, frame), outline.plane(-1, frame)
     walls = outline.posterior_wall()
-    corners = (_corner(frame, upper, walls, outline.middle_r), _corner(frame, lower, walls, outline.middle_r))
+    corners = (corner_of(frame, upper, walls, outline.middle_r), corner_of(frame, lower, walls, outline.middle_r))
     heights = outline.heights(rims, (upper.coefficients[1], lower.coefficients[1]))
     return Shape(frame, heights, outline.front - outline.back, outline.width, upper, lower, corners)
 
@@ -269,43 +270,7 @@ def robust_plane(design: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.asarray(fit)
 
 
-def sacral_plate(solid: Solid, frame: Frame, depth: float, width: float) -> tuple[Plane, np.ndarray]:
-    """Upper end face of the sacrum and its posterior corner, below a disc with this frame, depth and width.
-
-    Only the 10 mm below the disc's middle height are looked at; the sacrum goes on below and behind.
-
-    Raises:
-        ValueError: there is too little of it.
-    """
-    half = np.array([12.0, depth / 2 + 8, PLATE_WIDTH * width])
-    field = solid.sample(frame, -half * [1, 1, 1], half, np.asarray(FINE))
-    chord = field.chords()
-    plate = (np.abs(field.a[:, None]) <= PLATE_DEPTH * depth) & (chord > 2.0)
-    rows, columns = np.nonzero(plate)
-    if len(rows) < 30:
-        raise ValueError("too little of the sacrum")
-    a, r = field.a[rows], field.r[columns]
-    bottom = field.u[0] - field.step[0] / 2
-    fit = robust_plane(np.stack([np.ones_like(a), a, r], axis=1), bottom + chord[plate])
-    plane = Plane(frame.to_world(np.array([fit[0], 0, 0])), frame.axes @ unit(np.array([1, -fit[1], -fit[2]])), fit)
-    rows_used = np.flatnonzero((field.u < fit[0] - 2) & (field.u > fit[0] - 8))
-    band = np.abs(field.r) <= max(width / 6, 1)
-    edges = [_backwards(field.values[k][:, band].mean(axis=1), field.a) for k in rows_used]
-    if not edges:
-        raise ValueError("too little of the sacrum")
-    wall = robust_plane(np.stack([np.ones(len(rows_used)), field.u[rows_used]], axis=1), np.array(edges))
-    return plane, _corner(frame, plane, wall, 0.0)
-
-
-def _backwards(profile: np.ndarray, at: np.ndarray) -> float:
-    """Where a profile first falls below half, going back from the middle."""
-    k = int(np.argmin(np.abs(at)))
-    while k > 0 and profile[k] >= 0.5:
-        k -= 1
-    return float(at[k] + (0.5 - profile[k]) / max(profile[k + 1] - profile[k], 1e-6) * (at[k + 1] - at[k]))
-
-
-def _corner(frame: Frame, plane: Plane, wall: np.ndarray, r: float) -> np.ndarray:
+def corner_of(frame: Frame, plane: Plane, wall: np.ndarray, r: float) -> np.ndarray:
     """Where the line of the wall meets an end face, RAS mm."""
     offset, slope = plane.coefficients[0] + plane.coefficients[2] * r, plane.coefficients[1]
     u = (offset + slope * wall[0]) / (1 - slope * wall[1])
