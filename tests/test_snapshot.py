@@ -233,3 +233,13 @@ def test_the_atlas_is_named_beside_its_anterior_arch(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(snapshot, "_write", lambda draw, x, y, text, *rest: places.update({text: (x, y)}))
     snapshot._names(None, cut, (0, 0, 320, 240), 0, {})  # type: ignore[arg-type]
     assert places["C1"] == pytest.approx((75, 92), abs=8) and places["C2"][0] == pytest.approx(115, abs=3)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (3, 40, 2), (2, 3, 50)])
+@pytest.mark.parametrize("label", [0, 49, 61, 200])
+def test_any_scan_gets_a_picture(shape: tuple[int, int, int], label: int) -> None:
+    labels = np.zeros(shape, np.uint16)
+    labels[-1] = label
+    mask = Volume(labels, grid((4, 0.3, 12)))
+    constant = mask.with_array(np.zeros(shape, np.float32))
+    assert snapshot_png(constant, mask, mask, "日本\nü", [""]).startswith(b"\x89PNG")

@@ -123,7 +123,7 @@ def curved_cuts(image: Volume, semantic: Volume, instance: Volume) -> tuple[Cut,
     back = np.broadcast_to(course[:, :1], (len(course), len(r)))
     volumes = [v.array.transpose(2, 1, 0) for v in (image, semantic, instance)]
     sagittal = _cut(volumes, sideways, (right, inferior, posterior), ("A", "P"))
-    volumes = [v.array.transpose(0, 1, 2)[:, :, r[::-1]] for v in (image, semantic, instance)]
+    volumes = [v.array[:, :, r[0] : r[-1] + 1][:, :, ::-1] for v in (image, semantic, instance)]
     return sagittal, _cut(volumes, back, (posterior, inferior, right), ("R", "L"))
 
 
@@ -238,9 +238,12 @@ def _shapes(planes: list[tuple[np.ndarray, np.ndarray]], zoom: tuple[float, floa
         )
         distance = np.zeros(tuple(s.stop - s.start for s in box), np.float32)
         for plane, weight in planes:
-            mask = np.ascontiguousarray(plane[box] == label)
-            signed = -far if not mask.any() else far if mask.all() else edt(mask, zoom) - edt(~mask, zoom)
-            distance += weight[box] * np.clip(signed, -far, far)
+            used = np.flatnonzero(weight[box].any(axis=1))
+            if used.size:
+                rows = slice(max(used[0] - pad[0], 0), used[-1] + pad[0] + 1)
+                mask = np.ascontiguousarray(plane[box][rows] == label)
+                signed = -far if not mask.any() else far if mask.all() else edt(mask, zoom) - edt(~mask, zoom)
+                distance[rows] += weight[box][rows] * np.clip(signed, -far, far)
         shapes[label] = Shape(box[0].start, box[1].start, distance)
     return shapes
 

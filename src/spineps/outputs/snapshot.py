@@ -38,7 +38,7 @@ HEIGHT, WIDTH = 700, 1500
 #: Picture points per mm: fewer leave no room for the names of cervical vertebrae, more show nothing new.
 COARSEST, FINEST = 1.5, 4.0
 #: Points between panels, least width of one (names need room beside a narrow slab) and of the picture.
-GAP, NARROWEST, LEAST_WIDTH = 10, 96, 720
+GAP, NARROWEST, LEAST_WIDTH = 10, 112, 720
 #: Sizes of letters in points.
 TITLE, NAME, TEXT = 16, 13, 12
 #: Lengths of the scale bar in mm; the longest that takes less than this part of a panel is drawn.
@@ -260,13 +260,15 @@ def _font(size: int, bold: bool = False) -> FreeTypeFont:
 
     spec = importlib.util.find_spec("matplotlib")
     folder = Path(spec.origin).parent if spec and spec.origin else Path()
-    return ImageFont.truetype(folder / f"mpl-data/fonts/ttf/DejaVuSans{'-Bold' if bold else ''}.ttf", size)
+    path = folder / f"mpl-data/fonts/ttf/DejaVuSans{'-Bold' if bold else ''}.ttf"
+    # The other layout engine is not in every Pillow, and fails on odd characters.
+    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def _shortened(text: str, width: float) -> str:
     """Without its middle, where names of files say least."""
-    kept = len(text)
-    shown = text
+    text = " ".join(text.split())
+    shown, kept = text, len(text)
     while _font(TITLE).getlength(shown) > width and kept > 2:
         kept -= 1
         shown = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
