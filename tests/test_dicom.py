@@ -368,6 +368,29 @@ class TestSeries:
         ]
         assert convert(choose(found, "3.2"))[0].shape == (16, 12, 7)
 
+    def test_a_scout_inside_a_series(self, tmp_path: Path) -> None:
+        uid = self.write(tmp_path / "a", modality="CT")
+        scout = np.zeros((30, 40, 1))
+        write_series(tmp_path / "b", scout, OBLIQUE, modality="CT", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+        head = pydicom.dcmread(next((tmp_path / "b").iterdir()))
+        head.SeriesInstanceUID = uid
+        head.save_as(tmp_path / "b" / "IM0001_3")
+        assert series_of(tmp_path).shape == (16, 12) and len(list_series(tmp_path)) == 2
+
+    def test_two_echoes_in_one_file(self, tmp_path: Path) -> None:
+        self.write(tmp_path, enhanced=True, order=[*range(7), *range(7)])
+        head = pydicom.dcmread(tmp_path / "enhanced.dcm")
+        for k, group in enumerate(head.PerFrameFunctionalGroupsSequence):
+            group.MREchoSequence = [pydicom.Dataset()]
+            group.MREchoSequence[0].EffectiveEchoTime = 10.0 if k < 7 else 20.0
+        head.save_as(tmp_path / "enhanced.dcm")
+        found = list_series(tmp_path)
+        assert [(s.key, s.why_not) for s in found] == [(k, "several volumes in one file") for k in ("3.1", "3.2")]
+        with pytest.raises(GeometryError, match="several volumes in one file"):  # dcm2niix would stack them
+            usable(found[0])
+        with pytest.raises(UnreadableInputError, match="several volumes"):
+            write_seg(save(tmp_path / "m.nii.gz", MASK), found[0], tmp_path / "o.dcm")
+
     def test_copies_count_once(self, tmp_path: Path) -> None:
         self.write(tmp_path / "a")
         shutil.copytree(tmp_path / "a", tmp_path / "copy")

@@ -10,6 +10,7 @@ import hashlib
 import re
 import shutil
 import subprocess
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,8 +26,6 @@ from spineps.volume import Grid, Volume
 
 #: Voxels by which dcm2niix's image may lie beside the frames (it takes the affine from two of them).
 BESIDE = 0.2
-#: Patient names have words of letters alone; shorter ones would be found in any text.
-NAME = re.compile(r"[^\W\d_]{3,}")
 
 
 def dicom_scan(
@@ -134,10 +133,25 @@ def _named(path: Path, series: Series) -> Scan:
     folder = (path if path.is_dir() else path.parent).resolve()
     label = re.sub(r"[^0-9A-Za-z]+", "", folder.name)
     code = hashlib.sha256(series.study.encode()).hexdigest()
-    if not label or any(word.lower() in label.lower() for word in NAME.findall(series.person)):
+    if not label or _tells(folder.name, series.person):
         label = f"anon{code[:8]}"
     entities = {"sub": label, "ses": code[:6], "sequ": series.key.replace(".", "p")}
     return Scan(folder.parent / "image", folder.parent, entities, series.format, root=folder.parent)
+
+
+def _tells(text: str, person: str) -> bool:
+    """Does ``text`` hold a part of a name?  Umlauts count in any spelling, names of two letters as words alone.
+
+    >>> _tells("P0012_mueller", "Müller^Eva"), _tells("clinic", "Li^Wu"), _tells("wu_2", "Li^Wu"), _tells("P1", "P1")
+    (True, False, True, False)
+    """
+    words = [re.findall(r"[a-z]+", _plain(part)) for part in (text, person)]
+    return any(word in words[0] or (len(word) > 2 and word in _plain(text)) for word in words[1] if len(word) > 1)
+
+
+def _plain(text: str) -> str:
+    letters = unicodedata.normalize("NFKD", text.lower().replace("ß", "ss"))
+    return re.sub("([aou])e", r"\1", "".join(c for c in letters if not unicodedata.combining(c)))
 
 
 def _linked(file: Path, link: Path) -> None:

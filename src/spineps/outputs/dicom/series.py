@@ -85,9 +85,7 @@ class Series:
 def is_dicom(path: str | os.PathLike[str]) -> bool:
     """Is this a DICOM file, or a folder with one?"""
     path = Path(path)
-    if path.is_file():
-        return _has_magic(path)
-    return path.is_dir() and any(_has_magic(file) for file in _files(path))
+    return any(_has_magic(file) for file in _files(path)) if path.is_dir() else _has_magic(path)
 
 
 def need(*modules: str) -> None:
@@ -210,17 +208,23 @@ def _volumes(uid: str, members: Sequence[tuple[Path, Any]]) -> Iterator[Series]:
     number = int(head.get("SeriesNumber") or 0)
     frames = [frame for path, each in members for frame in frames_of(each, path)]
     modality = str(head.get("Modality", ""))
-    shape = int(head.get("Columns") or 0), int(head.get("Rows") or 0)
     parts = sorted({frame.part for frame in frames}) or [()]
-    same_size = {(h.get("Columns"), h.get("Rows")) for _, h in members}
+    sizes = {path: (int(each.get("Columns") or 0), int(each.get("Rows") or 0)) for path, each in members}
     for part in parts:
         mine: Sequence[Frame] = [frame for frame in frames if frame.part == part]
         label = ", ".join(part) if len(parts) > 1 else ""
+        paths = {frame.path for frame in mine} or set(sizes)
+        shape = sizes[min(paths)]
         grid, why, cure = None, "", "Choose another series."
         if not mine:
             why = f"no slices in a patient ({modality or 'no modality'})"
-        elif len(same_size) > 1:
+        elif any(sizes[path] != shape for path in paths):
             why = "pictures of several sizes"
+        elif any(f.part != part for f in frames if f.path in {g.path for g in mine}):
+            why, cure = (
+                "several volumes in one file",
+                "Split it with a converter and give the NIfTI file of one volume.",
+            )
         elif len(mine) < 2:
             why = "one slice"
         else:
@@ -257,6 +261,8 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _has_magic(file: Path) -> bool:
     try:
+        if not file.is_file():  # a pipe would be waited for
+            return False
         with file.open("rb") as stream:
             return stream.read(132)[128:] == b"DICM"
     except OSError:
