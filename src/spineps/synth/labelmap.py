@@ -11,6 +11,7 @@ from spineps import anatomy
 from spineps.anatomy import CANAL, CORD, CORPUS, DISC, DISC_OFFSET, ENDPLATE, ENDPLATE_OFFSET, SACRUM
 from spineps.synth import surroundings
 from spineps.synth.body import BodyField, DiscField, draw_body, draw_disc
+from spineps.synth.canal import SpineSpace, dural_sac
 from spineps.synth.canvas import FAR, Canvas, smooth_noise, smooth_union
 from spineps.synth.chain import PIR_TO_RAS, Frame, canal_line, frames
 from spineps.synth.person import SpineSpec
@@ -66,7 +67,7 @@ def render(spec: SpineSpec, grid: Grid) -> Phantom:
     placed = frames(spec)
     bone = _draw_bones(canvas, placed)
     line = canal_line(placed)
-    space = surroundings.SpineSpace(canvas, line)
+    space = SpineSpace(canvas, line)
     tissue = surroundings.paint(spec, canvas, space, placed, bone.nearest, rng)
     semantic = np.zeros(grid.shape, np.uint8)
     instance = np.zeros(grid.shape, np.uint8)
@@ -79,19 +80,17 @@ def render(spec: SpineSpec, grid: Grid) -> Phantom:
     lookup[CORPUS], lookup[SACRUM] = Tissue.MARROW_BODY, Tissue.MARROW_SACRUM
     tissue[inside] = lookup[bone.part[inside]]
     joints = (bone.second < 0.9) & (bone.second - bone.nearest < 1.6) & (bone.nearest < 0.7) & (semantic != CORPUS)
-    joints &= (bone.part != SPINOSUS_ID) & ~((semantic == SACRUM) & (bone.nearest < -1))
+    joints &= (bone.part != anatomy.SPINOSUS) & ~((semantic == SACRUM) & (bone.nearest < -1))
     tissue[joints] = Tissue.CARTILAGE
-    _marrow_details(spec, placed, bone.bodies, tissue, semantic, instance)
-    _draw_discs(canvas, placed, bone.bodies, tissue, semantic, instance)
-    _draw_canal(spec, space, rng, tissue, semantic, instance)
+    maps = Phantom(tissue, semantic, instance, grid, spec)
+    _marrow_details(maps, placed, bone.bodies)
+    _draw_discs(maps, canvas, placed, bone.bodies)
+    _draw_canal(maps, space, rng)
     for frame in placed:
         if frame.level.screws:
             for part in screws(frame):
                 surroundings.fill(canvas, frame, part, tissue, Tissue.METAL)
-    return Phantom(tissue, semantic, instance, grid, spec)
-
-
-SPINOSUS_ID = anatomy.SPINOSUS
+    return maps
 
 
 def _warp(spec: SpineSpec, grid: Grid, rng: np.random.Generator) -> np.ndarray | None:
@@ -194,21 +193,14 @@ def _relative(inner: Box, outer: Box) -> Box:
     return a, b, c
 
 
-def _marrow_details(
-    spec: SpineSpec,
-    placed: list[Frame],
-    bodies: dict[int, BodyField],
-    tissue: np.ndarray,
-    semantic: np.ndarray,
-    instance: np.ndarray,
-) -> None:
+def _marrow_details(maps: Phantom, placed: list[Frame], bodies: dict[int, BodyField]) -> None:
     """Basivertebral vein, Modic changes, round lesions and endplates of every body in view."""
     for index, body in bodies.items():
         frame = placed[index]
         level, (p, i, r) = frame.level, body.local
         rng = np.random.default_rng(level.seed + 2)
-        block, label = tissue[body.box], semantic[body.box]
-        own = (instance[body.box] == level.id) & (body.distance < 0)
+        block, label, owners = maps.tissue[body.box], maps.semantic[body.box], maps.instance[body.box]
+        own = (owners == level.id) & (body.distance < 0)
         size = level.sizes["height"] / 25
         if level.id != SACRUM and level.key > 2.5:
             slit, wide, deep = rng.uniform(0.7, 1.6) * size, rng.uniform(1.5, 5) * size, rng.uniform(0.1, 0.7)
@@ -223,7 +215,6 @@ def _marrow_details(
                 place = rng.uniform(-0.6, 0.6, 3) * (frame.back, half, level.sizes["width_upper"] / 2)
                 ball = (p - place[0]) ** 2 + (i - place[1]) ** 2 + (r - place[2]) ** 2
                 block[own & (ball < np.float32(level.lesion**2))] = Tissue.LESION
-        owners = instance[body.box]
         plates = (body.upper | body.lower) & ((owners == 0) | (owners == level.id))
         plates &= (label == 0) | (label == CORPUS) | (label == SACRUM)
         label[plates] = ENDPLATE
@@ -231,15 +222,8 @@ def _marrow_details(
         block[plates] = Tissue.ENDPLATE
 
 
-def _draw_discs(
-    canvas: Canvas,
-    placed: list[Frame],
-    bodies: dict[int, BodyField],
-    tissue: np.ndarray,
-    semantic: np.ndarray,
-    instance: np.ndarray,
-) -> None:
-    solid = semantic > 0
+def _draw_discs(maps: Phantom, canvas: Canvas, placed: list[Frame], bodies: dict[int, BodyField]) -> None:
+    solid = maps.semantic > 0
     for index in range(len(placed) - 1):
         if index not in bodies and index + 1 not in bodies:
             continue
@@ -248,14 +232,18 @@ def _draw_discs(
         if disc is None:
             continue
         if upper.level.disc is not None and upper.level.disc.fused:
-            _bridge(disc, upper, placed[index + 1], tissue, semantic, instance)
+            _bridge(maps, disc, upper, placed[index + 1])
             continue
         inside_sacrum = upper.level.id == SACRUM
-        semantic[disc.box][disc.mask] = SACRUM if inside_sacrum else DISC
-        instance[disc.box][disc.mask] = SACRUM if inside_sacrum else DISC_OFFSET + upper.level.id
-        _paint_disc(disc, tissue)
+        maps.semantic[disc.box][disc.mask] = SACRUM if inside_sacrum else DISC
+        maps.instance[disc.box][disc.mask] = SACRUM if inside_sacrum else DISC_OFFSET + upper.level.id
+        block = maps.tissue[disc.box]
+        block[disc.mask] = Tissue.ANNULUS
+        block[disc.mask & disc.nucleus] = Tissue.NUCLEUS
+        if disc.gas is not None:
+            block[disc.gas] = Tissue.GAS
         solid[disc.box] |= disc.mask
-    _hand_upper_plates_over(placed, bodies, instance)
+    _hand_upper_plates_over(placed, bodies, maps.instance)
 
 
 def _hand_upper_plates_over(placed: list[Frame], bodies: dict[int, BodyField], instance: np.ndarray) -> None:
@@ -267,11 +255,9 @@ def _hand_upper_plates_over(placed: list[Frame], bodies: dict[int, BodyField], i
             owner[body.upper & (owner == ENDPLATE_OFFSET + lower)] = ENDPLATE_OFFSET + placed[index - 1].level.id
 
 
-def _bridge(
-    disc: DiscField, upper: Frame, lower: Frame, tissue: np.ndarray, semantic: np.ndarray, instance: np.ndarray
-) -> None:
+def _bridge(maps: Phantom, disc: DiscField, upper: Frame, lower: Frame) -> None:
     """Bone in place of a fused disc and its endplates: each half goes to the body next to it."""
-    label, owner, block = semantic[disc.box], instance[disc.box], tissue[disc.box]
+    label, owner, block = maps.semantic[disc.box], maps.instance[disc.box], maps.tissue[disc.box]
     plates = (owner == ENDPLATE_OFFSET + upper.level.id) & (disc.height > -6)
     plates |= (owner == ENDPLATE_OFFSET + lower.level.id) & (disc.height < 6)
     bone = disc.mask | plates
@@ -280,30 +266,15 @@ def _bridge(
     owner[bone] = np.where(disc.height[bone] < 0, np.uint8(upper.level.id), np.uint8(lower.level.id))
 
 
-def _paint_disc(disc: DiscField, tissue: np.ndarray) -> None:
-    block = tissue[disc.box]
-    block[disc.mask] = Tissue.ANNULUS
-    block[disc.mask & disc.nucleus] = Tissue.NUCLEUS
-    if disc.gas is not None:
-        block[disc.gas] = Tissue.GAS
-
-
-def _draw_canal(
-    spec: SpineSpec,
-    space: surroundings.SpineSpace,
-    rng: np.random.Generator,
-    tissue: np.ndarray,
-    semantic: np.ndarray,
-    instance: np.ndarray,
-) -> None:
+def _draw_canal(maps: Phantom, space: SpineSpace, rng: np.random.Generator) -> None:
     """Dural sac with cerebrospinal fluid, cord and cauda equina; the sac yields to bodies and discs."""
-    sac = surroundings.dural_sac(spec, space, rng)
-    free = sac.inside & (semantic[sac.box] != CORPUS) & (semantic[sac.box] != DISC) & (semantic[sac.box] != ENDPLATE)
-    free &= (semantic[sac.box] != SACRUM) | (sac.core < 0.55)
-    block, label = tissue[sac.box], semantic[sac.box]
+    sac = dural_sac(maps.spec, space, rng)
+    block, label = maps.tissue[sac.box], maps.semantic[sac.box]
+    free = sac.inside & (label != CORPUS) & (label != DISC) & (label != ENDPLATE)
+    free &= (label != SACRUM) | (sac.core < 0.55)
     block[free] = Tissue.CSF
     label[free] = CANAL
-    instance[sac.box][free] = 0
+    maps.instance[sac.box][free] = 0
     block[free & sac.strands] = Tissue.CAUDA
     cord = free & sac.cord
     block[cord] = Tissue.CORD

@@ -13,14 +13,12 @@ import numpy as np
 
 from spineps import anatomy
 from spineps.synth import organs
-from spineps.synth.canal import Sac, SpineSpace, dural_sac
+from spineps.synth.canal import SpineSpace
 from spineps.synth.canvas import Canvas, Part, smooth_noise
 from spineps.synth.chain import Frame
 from spineps.synth.organs import Scene
 from spineps.synth.person import SpineSpec
 from spineps.synth.tissues import Tissue
-
-__all__ = ["Sac", "SpineSpace", "dural_sac", "fill", "paint"]
 
 
 def paint(
