@@ -26,6 +26,7 @@ from spineps.inference.published_graphs import spec_from_json
 from spineps.models.checkpoints import read_published, sources
 from spineps.models.config import InferenceConfig
 from spineps.models.receipt import sha256
+from spineps.models.registry import user_folder
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +42,8 @@ def cache_folder() -> Path:
     """Where things lie that can be made again; it need not exist."""
     if value := os.environ.get(CACHE_VARIABLE):
         return Path(value)
-    home = Path.home()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "spineps" / "cache"
-    if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "spineps"
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "spineps"
+    folder = user_folder("Library/Caches", "XDG_CACHE_HOME", ".cache")
+    return folder / "cache" if sys.platform == "win32" else folder
 
 
 def published_graph(

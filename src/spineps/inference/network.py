@@ -166,10 +166,6 @@ class Spec(Protocol):
     """What an engine and a model must know of a network: its description and its forward pass."""
 
     @property
-    def kind(self) -> str:
-        """Family of networks."""
-
-    @property
     def in_channels(self) -> int:
         """Channels of the input."""
 

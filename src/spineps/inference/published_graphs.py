@@ -30,8 +30,6 @@ GROUPS = 8
 class _Json:
     """The JSON form that :func:`spec_from_json` reads."""
 
-    kind: str
-
     def to_json(self) -> str:
         """One line of JSON from which :func:`spec_from_json` makes an equal description."""
         return json.dumps(asdict(self))  # type: ignore[call-overload]

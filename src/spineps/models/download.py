@@ -96,17 +96,21 @@ def fetch(address: str, part: Path, patience: Patience | None = None, progress: 
     patience = patience or Patience()
     opener = build_opener(_Redirects())
     failures, most = 0, _size(part)
-    while fault := _fault(opener, address, part, patience.timeout, progress):
-        have = _size(part)
-        failures = 1 if have >= most + WORTHWHILE else failures + 1
-        most = max(most, have)
-        if failures >= patience.attempts:
-            raise DownloadError(
-                f"{address} could not be fetched: {fault} ({failures} attempts).",
-                f"Run the same command again later, it goes on from where it stopped; {ELSEWHERE}.",
-            ) from fault
-        pause = min(max(fault.pause, patience.pause * 2 ** (failures - 1)), LONGEST_PAUSE)
-        logger.warning("%s: %s; trying again in %.0f s", address, fault, pause)
+    while True:
+        try:
+            _attempt(opener, address, part, patience.timeout, progress)
+            return
+        except _TryAgain as fault:
+            have = _size(part)
+            failures = 1 if have >= most + WORTHWHILE else failures + 1
+            most = max(most, have)
+            if failures >= patience.attempts:
+                raise DownloadError(
+                    f"{address} could not be fetched: {fault} ({failures} attempts).",
+                    f"Run the same command again later, it goes on from where it stopped; {ELSEWHERE}.",
+                ) from fault
+            pause = min(max(fault.pause, patience.pause * 2 ** (failures - 1)), LONGEST_PAUSE)
+            logger.warning("%s: %s; trying again in %.0f s", address, fault, pause)
         time.sleep(pause)
 
 
@@ -137,18 +141,8 @@ class _Redirects(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _fault(
-    opener: OpenerDirector, address: str, part: Path, timeout: float, progress: Progress | None
-) -> _TryAgain | None:
-    """None when ``part`` is complete."""
-    try:
-        _attempt(opener, address, part, timeout, progress)
-    except _TryAgain as fault:
-        return fault
-    return None
-
-
 def _attempt(opener: OpenerDirector, address: str, part: Path, timeout: float, progress: Progress | None) -> None:
+    """``part`` is complete after it, or :class:`_TryAgain` is raised."""
     state = _read_state(part, address)
     have = _size(part) if state else 0
     if state and have and have == state["size"]:

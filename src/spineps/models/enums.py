@@ -75,13 +75,6 @@ class InputType(NamedEnum):
     fat = auto()
 
 
-class OutputType(NamedEnum):
-    """What a network's answer can be turned into."""
-
-    seg = auto()
-    softmax_logits = auto()
-
-
 class SpinepsPhase(NamedEnum):
     """The phase that a model serves."""
 
@@ -109,11 +102,4 @@ _PLANE_KEYS: dict[str, tuple[str, ...]] = {
 }
 
 #: Every contrast of magnetic resonance.
-MR_MODALITIES: tuple[Modality, ...] = (
-    Modality.T2w,
-    Modality.T1w,
-    Modality.Vibe,
-    Modality.MPR,
-    Modality.PD,
-    Modality.FLAIR,
-)
+MR_MODALITIES: tuple[Modality, ...] = tuple(m for m in Modality if m not in (Modality.CT, Modality.SEG))

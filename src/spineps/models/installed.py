@@ -15,7 +15,7 @@ from spineps.models.config import CONFIG_FILE, read_config
 from spineps.models.download import output_error
 from spineps.models.lock import exclusive
 from spineps.models.receipt import RECEIPT, Receipt, differences, read_receipt
-from spineps.models.registry import ALIASES, UnknownModelError, models_folder
+from spineps.models.registry import UnknownModelError, models_folder
 from spineps.models.releases import release
 
 logger = logging.getLogger(__name__)
@@ -56,9 +56,7 @@ def homes_of(name: str) -> list[Path]:
         UnknownModelError: nothing of that name is installed.
     """
     known = release(name)
-    wanted = {name.lower()}
-    if known:
-        wanted |= {known.name, *next(alias.published for alias in ALIASES if alias.name == known.name)}
+    wanted = {name.lower(), *(known.names if known else ())}
     every = homes()
     if found := [home for home in every if home.name.lower() in wanted]:
         return found

@@ -12,7 +12,7 @@ import numpy as np
 
 from spineps.errors import ModelError
 from spineps.models.config import CONFIG_FILE, InferenceConfig, read_config
-from spineps.models.enums import Acquisition, Modality, ModelType, SpinepsPhase
+from spineps.models.enums import Modality, ModelType, SpinepsPhase
 from spineps.models.receipt import sha256
 from spineps.models.scaling import spread, standardise
 
@@ -57,11 +57,6 @@ class Model:
     def modalities(self) -> tuple[Modality, ...]:
         """Images that the model accepts."""
         return self.config.modalities
-
-    @property
-    def acquisition(self) -> Acquisition:
-        """Main slice plane."""
-        return self.config.acquisition
 
     @property
     def phase(self) -> SpinepsPhase:

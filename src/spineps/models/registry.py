@@ -15,6 +15,7 @@ from spineps.models.config import CONFIG_FILE, InferenceConfig, read_config
 from spineps.models.enums import MR_MODALITIES, Modality, SpinepsPhase
 from spineps.models.model import WEIGHTS_FILE, InstanceModel, LabelingModel, Model, SemanticModel, weight_files
 from spineps.models.published import PublishedSemanticModel
+from spineps.models.releases import RELEASES, Release
 
 logger = logging.getLogger(__name__)
 
@@ -32,27 +33,34 @@ M = TypeVar("M", bound=Model)
 
 @dataclass(frozen=True)
 class Alias:
-    """A documented name, the bundled folder that answers to it, and the published folders that would take over."""
+    """A documented name: the release of that name answers to it when it is installed, else the bundled model."""
 
     name: str
-    bundled: str
     phase: SpinepsPhase
-    published: tuple[str, ...] = ()
     modalities: tuple[Modality, ...] | None = None
 
+    @property
+    def bundled(self) -> Path:
+        """Folder of the bundled model."""
+        return BUNDLED / self.phase.name.lower()
 
-#: Folder names of published models are those that the published installer makes.
+    @property
+    def release(self) -> Release | None:
+        """The published model of the same name."""
+        return next((known for known in RELEASES if known.name == self.name), None)
+
+
 ALIASES: tuple[Alias, ...] = (
-    Alias("semantic", "semantic", SpinepsPhase.SEMANTIC),
-    Alias("t2w", "semantic", SpinepsPhase.SEMANTIC, ("t2w_semantic_v1.0.9", "t2w_semantic"), MR_MODALITIES),
-    Alias("t1w", "semantic", SpinepsPhase.SEMANTIC, ("t1w_semantic_v1.0.9", "t1w_semantic"), MR_MODALITIES),
-    Alias("vibe", "semantic", SpinepsPhase.SEMANTIC, ("vibe_semantic_v1.0.9", "vibe_semantic"), MR_MODALITIES),
-    Alias("ct", "semantic", SpinepsPhase.SEMANTIC, ("ct_semantic_v2.0.0", "ct_semantic"), (Modality.CT,)),
-    Alias("instance", "instance", SpinepsPhase.INSTANCE, ("instance_sagittal_v1.2.0",)),
-    Alias("ct_instance", "instance", SpinepsPhase.INSTANCE, ("ct_instance_v2.0.0",)),
-    Alias("labeling", "labeling", SpinepsPhase.LABELING),
-    Alias("t2w_labeling", "labeling", SpinepsPhase.LABELING, ("t2w_labeling_v1.4.0",)),
-    Alias("ct_labeling", "labeling", SpinepsPhase.LABELING, ("ct_labeling_v1.4.0",)),
+    Alias("semantic", SpinepsPhase.SEMANTIC),
+    Alias("t2w", SpinepsPhase.SEMANTIC, MR_MODALITIES),
+    Alias("t1w", SpinepsPhase.SEMANTIC, MR_MODALITIES),
+    Alias("vibe", SpinepsPhase.SEMANTIC, MR_MODALITIES),
+    Alias("ct", SpinepsPhase.SEMANTIC, (Modality.CT,)),
+    Alias("instance", SpinepsPhase.INSTANCE),
+    Alias("ct_instance", SpinepsPhase.INSTANCE),
+    Alias("labeling", SpinepsPhase.LABELING),
+    Alias("t2w_labeling", SpinepsPhase.LABELING),
+    Alias("ct_labeling", SpinepsPhase.LABELING),
 )
 
 
@@ -136,14 +144,15 @@ def models_folder() -> Path:
         if not Path(value).is_dir():
             raise ModelError(f"{MODELS_VARIABLE} names {value}, which is not a folder.", "Create it or unset it.")
         return Path(value)
+    return user_folder("Library/Application Support", "XDG_DATA_HOME", ".local/share") / "models"
+
+
+def user_folder(mac: str, variable: str, other: str) -> Path:
+    """The package's folder below the user's, on Windows, on macOS (``mac``) and elsewhere (``variable``, ``other``)."""
     home = Path.home()
     if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = home / "Library" / "Application Support"
-    else:
-        base = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
-    return base / "spineps" / "models"
+        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "spineps"
+    return (home / mac if sys.platform == "darwin" else Path(os.environ.get(variable) or home / other)) / "spineps"
 
 
 def available_models() -> list[ModelEntry]:
@@ -153,8 +162,8 @@ def available_models() -> list[ModelEntry]:
     for alias in ALIASES:
         if entry := _published(alias, installed):
             entries.append(replace(entry, name=alias.name))
-        elif (BUNDLED / alias.bundled / CONFIG_FILE).is_file():
-            entries.append(replace(_entry(BUNDLED / alias.bundled, "bundled"), name=alias.name))
+        else:
+            entries.append(replace(_entry(alias.bundled, "bundled"), name=alias.name))
     return entries + installed
 
 
@@ -175,8 +184,8 @@ def _by_name(name: str, phase: SpinepsPhase, use_cpu: bool, how: dict[str, objec
             continue
         entry = _published(alias, installed)
         if entry is None:
-            entry = _entry(BUNDLED / alias.bundled, "bundled")
-            if alias.published:
+            entry = _entry(alias.bundled, "bundled")
+            if alias.release:
                 _tell_how_to_install(name)
         return _build(name, entry, alias, use_cpu, how)
     for entry in installed:
@@ -208,7 +217,7 @@ def _tell_how_to_install(name: str) -> None:
 
 
 def _published(alias: Alias, installed: list[ModelEntry]) -> ModelEntry | None:
-    wanted = (alias.name, *alias.published)
+    wanted = alias.release.names if alias.release else (alias.name,)
     return next((e for e in installed if e.name in wanted and e.phase == alias.phase), None)
 
 

@@ -32,6 +32,11 @@ class Release:
         """Where it is downloaded."""
         return BASE + self.archive
 
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """What it and its folder may be called, in lower case."""
+        return self.name, self.folder.lower(), f"{self.name}_{self.phase.name.lower()}"
+
 
 RELEASES: tuple[Release, ...] = (
     Release("t2w", "v1.0.9/t2w.zip", "T2w_semantic_v1.0.9", SpinepsPhase.SEMANTIC),
@@ -53,4 +58,4 @@ def release(name: str) -> Release | None:
     """
     key = name.lower().replace("-", "_")
     key = "t2w_labeling" if key == "labeling" else key
-    return next((r for r in RELEASES if key in (r.name, r.folder.lower(), f"{r.name}_{r.phase.name.lower()}")), None)
+    return next((known for known in RELEASES if key in known.names), None)
