@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spineps.cli.report import Reporter
+import typer
+
+from spineps.cli.report import Reporter, print_json
 from spineps.models.enums import Modality
 from spineps.models.model import SemanticModel
 from spineps.models.registry import get_instance_model, get_labeling_model, get_semantic_model
@@ -63,3 +65,12 @@ def run_dataset(
         progress=progress,
         **keywords,
     )
+
+
+def tell_counts(answer: dict[str, Any], as_json: bool) -> None:
+    """What a run came to: one line, or the whole answer as JSON."""
+    answer["failures"] = [{"code": code.name, "input": str(path)} for code, path in answer["failures"]]
+    if as_json:
+        print_json(answer)
+    else:
+        typer.echo("{seen} scans: {processed} processed, {already_done} done already, {failed} failed".format(**answer))

@@ -56,7 +56,7 @@ def bids(
     if not skip_bids_validation:
         validate(bids_dir)
     from spineps.cli import report
-    from spineps.cli.batch import run_dataset
+    from spineps.cli.batch import run_dataset, tell_counts
 
     scans_in_rawdata = (bids_dir / "rawdata").is_dir() and not any(bids_dir.glob("sub-*"))
     with report.Reporter(verbose, quiet=as_json) as reporter:
@@ -77,11 +77,8 @@ def bids(
             workers=n_procs if n_procs > 1 else None,
             threads=threads,
         )
-    answer["failures"] = [{"code": code.name, "input": str(path)} for code, path in answer["failures"]]
-    if as_json:
-        report.print_json(answer)
-    else:
-        typer.echo("{seen} scans: {processed} processed, {already_done} done already, {failed} failed".format(**answer))
+    tell_counts(answer, as_json)
+    if not as_json:
         for failure in answer["failures"]:
             typer.echo(f"{failure['code']:>14}  {failure['input']}")
     raise typer.Exit(1 if answer["failed"] or not answer["seen"] else 0)

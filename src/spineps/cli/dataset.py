@@ -97,7 +97,7 @@ def dataset(
     if input is None:
         raise typer.BadParameter("Give the folder of the data set.", param_hint="--input / -i / --directory / -d")
     from spineps.cli import report
-    from spineps.cli.batch import run_dataset
+    from spineps.cli.batch import run_dataset, tell_counts
 
     with report.Reporter(verbose, quiet=as_json) as reporter, report.profiled(run_cprofiler):
         told = _Told(reporter, dry_run, each=any(x is not None for x in (workers, timeout, scheduler, slurm)))
@@ -150,11 +150,8 @@ def dataset(
     if dry_run:
         told.show_plan(as_json)
         raise typer.Exit
-    if as_json:
-        answer["failures"] = [{"code": code.name, "input": str(path)} for code, path in answer["failures"]]
-        report.print_json(answer)
-    else:
-        typer.echo("{seen} scans: {processed} processed, {already_done} done already, {failed} failed".format(**answer))
+    tell_counts(answer, as_json)
+    if not as_json:
         told.table()
     if group:
         from spineps.cli.group import tell_group

@@ -30,19 +30,11 @@ def clocked(progress: Progress | None) -> Progress:
 @contextmanager
 def talking(verbose: bool) -> Iterator[None]:
     """Log lines of this package on the terminal while the block runs, unless logging is set up already."""
-    root = logging.getLogger("spineps")
-    if not verbose or root.handlers or logging.getLogger().handlers:
+    if not verbose or logging.getLogger("spineps").handlers or logging.getLogger().handlers:
         yield
         return
-    handler, level = logging.StreamHandler(), root.level
-    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
+    with _heard_by(logging.StreamHandler(), "%(levelname)s %(message)s"):
         yield
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(level)
 
 
 @contextmanager
@@ -53,7 +45,6 @@ def log_file(dataset: Path | None) -> Iterator[None]:
         return
     now = time.localtime()
     name = f"date-{time.strftime('%Y-%m-%d', now)}_time-{now.tm_hour}-{now.tm_min}-{now.tm_sec}"
-    root = logging.getLogger("spineps")
     try:
         (dataset / "logs").mkdir(parents=True, exist_ok=True)
         path = dataset / "logs" / f"{name}_segmentation_pipeline_log.log"
@@ -62,11 +53,18 @@ def log_file(dataset: Path | None) -> Iterator[None]:
         logger.warning("No log file in %s: %s", dataset, error)
         yield
         return
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    root.addHandler(handler)
+    with _heard_by(handler, "%(asctime)s %(levelname)s %(message)s"):
+        yield
+
+
+@contextmanager
+def _heard_by(handler: logging.Handler, form: str) -> Iterator[None]:
+    """INFO and above of this package go to ``handler`` too."""
+    root = logging.getLogger("spineps")
     level = root.level
-    if root.getEffectiveLevel() > logging.INFO:
-        root.setLevel(logging.INFO)
+    handler.setFormatter(logging.Formatter(form))
+    root.addHandler(handler)
+    root.setLevel(min(root.getEffectiveLevel(), logging.INFO))
     try:
         yield
     finally:
