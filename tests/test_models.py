@@ -6,6 +6,8 @@ import json
 import logging
 import pickle
 from dataclasses import replace
+from pathlib import Path
+from shutil import copytree, rmtree
 
 import numpy as np
 import pytest
@@ -199,6 +201,17 @@ def test_every_bundled_model_is_complete() -> None:
         assert get_actual_model(folder).load().network is not None
         assert len((folder / "CARD.md").read_text(encoding="utf-8")) > 200
         assert (folder / "weights.npz").stat().st_size < 10_000_000
+
+
+def test_the_semantic_model_brings_a_locator_that_counts_in_its_fingerprint(tmp_path: Path) -> None:
+    model = get_semantic_model()
+    assert model.locator is not None and model.locator.config.zoom_min == (4.5, 4.5, 4.5)
+    assert model.locator.locator is None and len((model.locator.folder / "CARD.md").read_text(encoding="utf-8")) > 200
+    copytree(model.folder, tmp_path / "copy")
+    assert get_semantic_model(tmp_path / "copy").fingerprint == model.fingerprint
+    rmtree(tmp_path / "copy" / "locator")
+    alone = get_semantic_model(tmp_path / "copy")
+    assert alone.locator is None and alone.fingerprint != model.fingerprint
 
 
 def test_amp_runs_the_same_instance_model_in_bfloat16() -> None:

@@ -77,11 +77,11 @@ def test_a_hint_saves_the_first_look_and_costs_nothing_when_it_is_poor(where: st
 
 @pytest.mark.parametrize("zoom", [1, 3])
 def test_the_box_around_what_was_found_has_a_margin_in_voxels_of_the_image(zoom: int) -> None:
-    found = np.zeros((120 // zoom, 150 // zoom, 48 // zoom), bool)
-    found[30 // zoom : 60 // zoom, 60 // zoom : 150 // zoom, 24 // zoom : 36 // zoom] = True
+    found = np.zeros((180 // zoom, 150 // zoom, 48 // zoom), bool)
+    found[60 // zoom : 90 // zoom, 60 // zoom : 150 // zoom, 24 // zoom : 36 // zoom] = True
     found[0, 0, 0] = True  # a speck
-    assert busy_box(found, (120, 150, 48)) == (slice(18, 72), slice(48, 150), slice(12, 48))
-    assert busy_box(0 * found, (120, 150, 48)) is None
+    assert busy_box(found, (180, 150, 48)) == (slice(48, 102), slice(48, 150), slice(0, 48))
+    assert busy_box(0 * found, (180, 150, 48)) is None
 
 
 @given(st.integers(1, 300), st.integers(1, 64), st.floats(0.1, 1))

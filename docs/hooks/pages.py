@@ -406,7 +406,8 @@ def include(name: str) -> str:
 
 def cards() -> str:
     """The cards of the bundled models, one heading lower than in their own files."""
-    found = [SOURCES / "models" / "bundled" / name / "CARD.md" for name in ("semantic", "instance", "labeling")]
+    names = ("semantic", "semantic/locator", "instance", "labeling")
+    found = [SOURCES / "models" / "bundled" / name / "CARD.md" for name in names]
     return "\n\n".join(re.sub(r"^#", "##", path.read_text(encoding="utf-8"), flags=re.M) for path in found)
 
 

@@ -129,12 +129,12 @@ def busy_box(found: np.ndarray, shape: Sequence[int]) -> Box | None:
     box = _large_parts(found[::sparse, ::sparse, ::sparse])
     if box is None:
         return None
-    ends = ((int(s.start * k * sparse), int(np.ceil(s.stop * k * sparse))) for s, k in zip(box, scale, strict=True))
-    low, high = zip(*ends, strict=True)
-    a, b, c = (
-        slice(max(first - MARGIN, 0), min(last + MARGIN, n)) for first, last, n in zip(low, high, shape, strict=True)
-    )
-    return a, b, c
+    sides = []
+    for part, k, n in zip(box, scale, shape, strict=True):
+        low, high = int(part.start * k * sparse) - MARGIN, int(np.ceil(part.stop * k * sparse)) + MARGIN
+        # The last voxels before the border of the image cost less than looking again.
+        sides.append(slice(low if low > 2 * MARGIN else 0, high if n - high > 2 * MARGIN else n))
+    return sides[0], sides[1], sides[2]
 
 
 def _large_parts(found: np.ndarray) -> Box | None:
