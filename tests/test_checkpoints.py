@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -34,10 +35,10 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPINEPS_CACHE", str(tmp_path / "cache"))
 
 
-def loaded(folder: Path, engine: str) -> Network:
+def loaded(folder: Path, engine: str, fold: str | None = None) -> Network:
     if engine == "torch":
         pytest.importorskip("torch")
-    return load_network(folder, engine, "cpu", threads=1)
+    return load_network(folder, engine, "cpu", threads=1, fold=fold)
 
 
 def nnunet(tmp_path: Path, name: str = "old_plain", **changes: Any) -> Path:
@@ -46,6 +47,9 @@ def nnunet(tmp_path: Path, name: str = "old_plain", **changes: Any) -> Path:
     shutil.copytree(GOLDEN / name, folder)
     if WEIGHTS[name] != name:
         shutil.copytree(GOLDEN / WEIGHTS[name] / "fold_0", folder / "fold_0")
+    if (packed := folder / "fold_1.pth.gz").exists():
+        (folder / "fold_1").mkdir()
+        (folder / "fold_1" / "checkpoint_final.pth").write_bytes(gzip.decompress(packed.read_bytes()))
     if changes:
         plans = json.loads((folder / "plans.json").read_text())
         own = plans["configurations"]["3d_fullres"]
@@ -55,14 +59,15 @@ def nnunet(tmp_path: Path, name: str = "old_plain", **changes: Any) -> Path:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", ["old_plain", "new_resenc"])
+@pytest.mark.parametrize("name", ["old_plain", "new_resenc", "old_resenc"])
 def test_nnunet_answers_as_recorded(tmp_path: Path, name: str, engine: str) -> None:
     golden = np.load(GOLDEN / "corner.npz")
     x = golden["tile"][None].astype(np.float32)
-    network = loaded(nnunet(tmp_path, name), engine)
-    # The recorded residual network averaged over all flips, the plain one used none.
+    folder = nnunet(tmp_path, name)
+    networks = [loaded(folder, engine, fold) for fold in read_config(folder).folds]
+    # The recorded residual networks averaged over all flips, the plain one used none.
     flips = [()] if name == "old_plain" else [axes for k in range(4) for axes in combinations((2, 3, 4), k)]
-    answers = np.mean([np.flip(network(np.flip(x, axes)), axes) for axes in flips], axis=0)[0]
+    answers = np.mean([np.flip(net(np.flip(x, axes)), axes) for net in networks for axes in flips], axis=0)[0]
     seen, wanted = answers[:, 0:11:2, 0:18:4, 0:14:4], golden[name].astype(np.float32)
     # 2.1.3 summed in float16.
     assert np.abs(seen - wanted).max() < 5e-3 * np.abs(wanted).max()

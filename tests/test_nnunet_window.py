@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import json
+import shutil
 import tracemalloc
 import weakref
 from dataclasses import replace
@@ -243,6 +245,21 @@ def test_recorded_masks(tmp_path, monkeypatch, name: str) -> None:
     assert (found.mask.array == IMAGE[f"{name}_seg_arr"]).mean() >= 0.999
     cleaned = clean_semantic(found.mask, SemanticOptions(), published=True)
     assert (cleaned.array == IMAGE[f"{name}_semantic_arr"]).mean() >= 0.999
+
+
+def test_recorded_masks_of_two_folds(tmp_path, monkeypatch) -> None:
+    """Its first fold is that of the other recording."""
+    monkeypatch.setenv("SPINEPS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "new_plain"
+    shutil.copytree(GOLDEN / "nnunet" / "new_plain", folder)
+    shutil.copytree(GOLDEN / "nnunet" / "old_plain" / "fold_0", folder / "fold_0")
+    (folder / "fold_1").mkdir()
+    packed = (folder / "fold_1.pth.gz").read_bytes()
+    (folder / "fold_1" / "checkpoint_final.pth").write_bytes(gzip.decompress(packed))
+    model = get_actual_model(folder, use_cpu=True, threads=1)
+    scan = Volume(IMAGE["image"], IMAGE["affine"])
+    found = predict_semantic(scan, model, SemanticOptions(), need_probabilities=False).mask.array
+    assert (found[::2, ::2, ::2] == IMAGE["new_plain_every_second"]).mean() >= 0.999
 
 
 def test_recorded_network_input() -> None:
