@@ -48,14 +48,14 @@ class Ball:
 
 
 def test_care_is_spent_where_something_is() -> None:
-    image = np.zeros((1, 80, 80, 8), np.float32)
-    image[:, 30:45, 10:70] = 1
+    image = np.zeros((1, 120, 80, 8), np.float32)
+    image[:, 50:65, 10:70] = 1
     mirror = (2, (0, 1, 2))
     plain, focused = Ball(), Ball()
     expected = sliding_window(plain, image, (32, 32, 8), 0.5, 3, mirror)
     answer = focused_window(focused, image, (32, 32, 8), 0.5, 3, mirror)
     assert (answer.argmax(axis=0) == expected.argmax(axis=0)).all()
-    np.testing.assert_allclose(answer[:, 20:55], expected[:, 20:55], atol=1e-5)
+    np.testing.assert_allclose(answer[:, 40:75], expected[:, 40:75], atol=1e-5)
     np.testing.assert_allclose(answer.sum(axis=0), 1, atol=1e-5)
     assert focused.asked < 0.85 * plain.asked
     empty = Ball()
