@@ -7,9 +7,11 @@ import importlib
 import itertools
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -398,6 +400,44 @@ def test_what_cannot_be_compared_does_not_stop_the_rest(tmp_path: Path) -> None:
     assert "not compared: sub-1" in done.output
     with pytest.raises(OptionError):
         Settings(reference_labels="other")
+
+
+def test_nothing_is_lost_from_a_folder_of_odd_masks(tmp_path: Path) -> None:
+    """Every scan ends in the table, or with its reason on the list of what was not compared."""
+    inst = column()
+    turned = volume(inst).reoriented("LAS")
+    flat = np.diag([0.0, 1.0, 1.0, 1.0])
+    for name, array, affine in (
+        ("good", inst, AFFINE),
+        ("turned", turned.array, turned.affine),
+        ("float", inst.astype(np.float32), AFFINE),
+        ("nothing", np.zeros_like(inst), AFFINE),
+        ("foreign", np.where(inst > 0, inst + 37, 0), AFFINE),
+        ("half", inst + 0.5, AFFINE),
+        ("missing", np.where(inst > 0, inst.astype(float), np.nan), AFFINE),
+        ("flat", inst, flat),
+        ("series", np.stack([inst] * 3, axis=-1), AFFINE),
+        ("alone", inst, AFFINE),
+    ):
+        image = nib.Nifti1Image(array.astype(np.float32 if array.dtype.kind == "f" else np.uint16), None)
+        image.header.set_sform(affine, 1)
+        for folder in ("pred", "ref") if name != "alone" else ("pred",):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            path = tmp_path / folder / f"sub-{name}_seg-vert_msk.nii.gz"
+            if folder == "pred":
+                nib.save(image, path)
+            else:
+                write(path, np.zeros_like(inst) if name == "nothing" else inst)
+    table = tmp_path / "all.tsv"
+    done = CliRunner().invoke(app, ["evaluate", *(str(tmp_path / f) for f in ("pred", "ref")), "--tsv", str(table)])
+    assert {line.split("\t")[0] for line in table.read_text().splitlines()[1:]} == {
+        f"sub-{name}" for name in ("good", "turned", "float", "nothing", "foreign")
+    }
+    reasons = dict(re.findall(r"not compared: sub-(\w+): (.*)", done.output))
+    assert sorted(reasons) == ["flat", "half", "missing", "series"]
+    assert "singular" in reasons["flat"] and "4 dimensions" in reasons["series"] and "labels" in reasons["half"]
+    assert "without partner" in done.output and "sub-nothing: nothing in either mask" in done.output
+    assert done.exit_code != 0 and "Traceback" not in done.output
 
 
 def test_kinds_are_told_by_the_codes_where_names_do_not_tell(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class ScanResult:
     Attributes:
         scan: its name.
         structures: scores by name of structure or group of structures.
-        instances: by kind (:data:`spineps.evaluation.instances.KINDS`), only kinds that occur in either mask.
+        instances: by kind (:data:`spineps.evaluation.instances.KINDS`): vertebrae, and kinds that occur in either mask.
         notes: what the reader has to know (ids without meaning, resampling).
     """
 
@@ -135,7 +135,9 @@ def evaluate_instances(
     unknown = [i for i in compared.ids.tolist() if i and not any(i in codes for codes in KINDS.values())]
     notes += [f"no instances: {', '.join(map(str, unknown))}"] if unknown and labels == "spineps" else []
     found = {kind: match(compared, kind, threshold) for kind in kinds}
-    return {kind: q for kind, q in found.items() if q.matched or q.missing or q.surplus}, notes
+    # Vertebrae always: a scan with nothing in either mask must not vanish from the table.
+    notes += [] if any(q.matched or q.missing or q.surplus for q in found.values()) else ["nothing in either mask"]
+    return {k: q for k, q in found.items() if k == "vertebra" or q.matched or q.missing or q.surplus}, notes
 
 
 def kind_of(mask: np.ndarray) -> str:
@@ -153,8 +155,12 @@ def as_labels(volume: Volume, name: str) -> Volume:
 
     Raises:
         ValueRangeError: it holds fractions, negative numbers or numbers beyond 65,535.
+        GeometryError: its voxels have no volume.
     """
     array = volume.array
+    # NaN is not above anything.
+    if not abs(np.linalg.det(volume.affine[:3, :3])) > 1e-9:
+        raise GeometryError(f"{name} does not say where its voxels lie: its affine is singular.", "Repair its header.")
     if array.ndim == 4 and array.shape[3] == 1:
         array = array[..., 0]
     if array.ndim != 3:
