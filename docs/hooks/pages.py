@@ -83,7 +83,10 @@ def structures() -> str:
     from spineps.anatomy import STRUCTURES
     from spineps.outputs.bids import EXTRA_NAMES
 
-    rows = [(s.id, s.name, code(s.key), _swatch(s.color)) for s in sorted(STRUCTURES, key=lambda s: s.id)]
+    rows = [
+        (s.id, s.name, code(s.key), f'<span class="swatch" style="background:{s.color}"></span> `{s.color}`')
+        for s in sorted(STRUCTURES, key=lambda s: s.id)
+    ]
     extra = [(i, name, "", "") for i, name in sorted(EXTRA_NAMES.items())]
     return table(["id", "structure", "key", "colour"], rows) + (
         "\n\nSome published models also give these:\n\n" + table(["id", "structure"], (row[:2] for row in extra))
@@ -99,10 +102,6 @@ def instances() -> str:
         for v in (*VERTEBRAE, SACRUM)
     ]
     return table(["name", "region", "vertebra", "disc below it", "its endplates"], rows)
-
-
-def _swatch(color: str) -> str:
-    return f'<span class="swatch" style="background:{color}"></span> `{color}`'
 
 
 # Outputs
@@ -184,13 +183,6 @@ def attributes(dotted: str) -> str:
     assert listed is not None, dotted
     entries = re.findall(r"^    (\w+): (.*(?:\n {6,}.*)*)", listed[1], re.M)
     return table(["field", "what"], ((code(name), _plain(what)) for name, what in entries))
-
-
-def flags() -> str:
-    """The flags of the group level."""
-    from spineps.outputs.group.flags import FLAGS
-
-    return table(["flag", "rule"], ((code(f.code), f.rule) for f in FLAGS))
 
 
 def _plain(text: str) -> str:
@@ -412,6 +404,6 @@ def cards() -> str:
 
 
 PARTS: dict[str, Callable[..., str]] = {
-    **{f.__name__: f for f in (structures, instances, files, columns, attributes, flags, commands, spellings)},
+    **{f.__name__: f for f in (structures, instances, files, columns, attributes, commands, spellings)},
     **{f.__name__: f for f in (codes, messages, include, cards)},
 }
