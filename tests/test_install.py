@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bad_server import Server, serving
 from model_zip import model_files, write_model, zipped
@@ -202,6 +203,27 @@ def test_a_zip_finds_its_folder(models: Path, file: str, prefix: str, kind: str,
     assert receipt is not None and receipt.source == file and set(receipt.files) == set(model_files(kind))
     name = release(folder).name if release(folder) else folder.lower()  # type: ignore[union-attr]
     assert done.name == name in [e.name for e in available_models() if e.origin == "installed"]
+
+
+NNUNET = "Dataset511_x/nnUNetTrainer__nnUNetPlans__3d_fullres/"
+
+
+@pytest.mark.parametrize("prefix", ["", "T2w_semantic_v1.0.9/", NNUNET, f"my release/T2w semantic/{NNUNET}"])
+def test_a_network_runs_however_its_zip_is_laid_out(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    """Nobody here has seen the published archives: files at the top or in folders, with what a Mac adds."""
+    monkeypatch.setenv("SPINEPS_CACHE", str(tmp_path / "cache"))
+    golden = Path(__file__).parent / "golden" / "nnunet" / "old_plain"
+    files = {f.relative_to(golden).as_posix(): f.read_bytes() for f in golden.rglob("*") if f.is_file()}
+    files |= {"version_0/checkpoints/epoch=01-step=2-val_f1=0.98_valf1-weights.ckpt": b"named as Lightning does"}
+    junk = {f"__MACOSX/{prefix}._{Path(name).name}": b"\0\5\x16\7" for name in files}
+    source = tmp_path / "t2w.zip"
+    source.write_bytes(zipped({prefix + name: c for name, c in files.items()} | junk | {f"{prefix}.DS_Store": b""}))
+    (done,) = install([], str(source))
+    assert {f.relative_to(done.folder).as_posix() for f in done.folder.rglob("*") if f.is_file()} == {RECEIPT, *files}
+    network = registry.get_semantic_model("t2w", use_cpu=True, threads=1).network
+    assert np.asarray(network(np.zeros((1, 1, 8, 16, 16), np.float32))).shape == (1, 15, 8, 16, 16)
 
 
 def test_a_named_zip_or_folder_gets_the_name(models: Path) -> None:
