@@ -464,6 +464,13 @@ class TestRun:
         assert result.success and result.errcode == "OK", result.error
         scans = [p for p in tmp_path.rglob("*_T2w.nii.gz") if "_seg-" not in p.name]
         assert len(scans) == 1 and "sequ-7" in scans[0].name
+        if layout == "bids":  # the same words for every scan of the data set
+            derivative = tmp_path / "derivatives" / "spineps"
+            raw = json.loads((derivative / "dataset_description.json").read_text())["DatasetLinks"]["raw"]
+            wanted = json.loads(result.output_paths["out_vert_json"].read_text())["Sources"][0].removeprefix(
+                "bids:raw:"
+            )
+            assert raw == "work" and derivative / raw / wanted == scans[0]
         for path in [p for p in tmp_path.rglob("*") if p.is_file() and not p.is_relative_to(folder)]:
             assert "mustermann" not in str(path.relative_to(tmp_path)).lower()
             if path.suffix != ".dcm":  # a SEG belongs to its patient, as the standard wants it

@@ -20,7 +20,7 @@ import numpy as np
 
 from spineps.errors import GeometryError, UnreadableInputError
 from spineps.outputs.dicom.series import Series, need, series_of, usable
-from spineps.outputs.paths import DERIVATIVE_NAME, Scan, output_paths
+from spineps.outputs.paths import DERIVATIVE_NAME, Scan, derivative_folder, output_paths
 from spineps.outputs.writer import Writer
 from spineps.volume import Grid, Volume
 
@@ -52,7 +52,9 @@ def dicom_scan(
     # In the bids layout the image goes where the validator does not look: BIDS has no CT.
     folder = paths["out_raw"].parent if layout == "bids" else paths["out_spine"].parent
     name = "_".join([*(f"{key}-{value}" for key, value in scan.entities.items()), scan.format])
-    scan = replace(scan, path=folder / f"{name}.nii.gz", root=folder)
+    # Its sources are named from one folder for all scans of a data set.
+    root = derivative_folder(scan.dataset, derivative_name, layout) / "work" if layout == "bids" else folder
+    scan = replace(scan, path=folder / f"{name}.nii.gz", root=root)
     volume, version = convert(series)
     about = {
         "Modality": series.modality,
