@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 WEIGHTS_FILE = "weights.npz"
 #: Folder inside a semantic model's for a locator.
 LOCATOR = "locator"
-#: Voxels that are given to an instance network at once on a CPU.
+#: Voxels that are given to an instance or labelling network at once on a CPU.
 CPU_VOXELS = 1_000_000
 
 
@@ -229,8 +229,11 @@ class LabelingModel(Model):
         Returns:
             {head: (N, k) float32 that sums to 1}.
         """
+        from spineps.inference.batches import on_gpu
         from spineps.inference.sliding import softmax
 
+        if not on_gpu(self.network):
+            batch_size = min(batch_size, max(CPU_VOXELS // max(x[:1].size, 1), 1))
         parts: dict[str, list[np.ndarray]] = {head: [] for head in self.network.spec.heads}
         for start in range(0, len(x), batch_size):
             logits = self.network(_padded(x[start : start + batch_size], self.network.spec.stride))
