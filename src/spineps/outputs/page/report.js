@@ -97,7 +97,7 @@
       isRadiologicalConvention: true, sagittalNoseLeft: true, dragAndDropEnabled: false, loadingText: "", logLevel: "error",
       backColor: [0.063, 0.063, 0.078, 1], crosshairColor: [0.95, 0.85, 0.2, 0.8], crosshairWidth: 1, crosshairGap: 6,
       fontColor: [0.85, 0.87, 0.9, 1], fontMinPx: 14, fontSizeScaling: 0.35, showAllOrientationMarkers: true, tileMargin: 0,
-      isRuler: false, isColorbar: false, isForceMouseClickToVoxelCenters: false, show3Dcrosshair: true,
+      isRuler: false, isColorbar: false, isForceMouseClickToVoxelCenters: false,
       mouseEventConfig: { leftButton: { primary: 8 }, rightButton: 9, centerButton: 3 },
       viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
     };
@@ -166,9 +166,9 @@
     if (solid.shown === which) return;
     solid.shown = which;
     const canal = { 60: structureColors[60], 61: structureColors[61] };
-    const colors = which === "structures" ? structureColors : { ...data.vertebrae, ...(canal[61] ? canal : {}) };
-    for (const key of Object.keys(colors)) if (!colors[key]) delete colors[key];
-    const body = await volume(which + "3d", colors, 1, { 61: 60 });
+    const colors = which === "structures" ? structureColors : { ...data.vertebrae, ...canal, 1: "", 2: "", 99: data.vertebrae[1], 98: data.vertebrae[2] };
+    const known = Object.fromEntries(Object.entries(colors).filter(([, color]) => color));
+    const body = await volume(which + "3d", known, 1, { 61: 60 });
     for (const old of [...solid.volumes]) solid.removeVolume(old);
     solid.addVolume(body);
   }
@@ -185,10 +185,6 @@
   }
 
   function moved(where) {
-    if (solid?.volumes.length && !slow) {
-      solid.scene.crosshairPos = solid.mm2frac(where.mm, 0, true);
-      solid.drawScene();
-    }
     const value = (k) => Math.round(where.values[k]?.value ?? 0);
     const label = value(MASKS.vertebrae);
     const row = rowOf.get(label >= 200 ? label - 200 : label);
@@ -272,6 +268,8 @@
   function tag() {
     const tags = $("tags");
     const found = [];
+    const dense = data.rows.length > 36;
+    tags.classList.toggle("dense", dense);
     if (flat?.volumes.length && state.names && state.view !== "3d") {
       const at = flat.scene.crosshairPos;
       const ratio = flat.uiData.dpr || 1;
@@ -286,7 +284,7 @@
           const [left, top, width, height] = flat.screenSlices[hit.tileIndex].leftTopWidthHeight;
           const [x, y] = [hit.pos[0] / ratio, Math.max(hit.pos[1] / ratio, lowest)];
           if (x < left / ratio || x > (left + width) / ratio || y < top / ratio || y > (top + height) / ratio) continue;
-          lowest = y + 13;
+          lowest = y + (dense ? 10.5 : 13);
           const edge = left / ratio + 8 * row.name.length + 8;
           found.push([row, Math.max(x - 5, edge), y]);
         }

@@ -102,9 +102,9 @@ def _plot(plot: Plot, rows: list[Mapping[str, Any]]) -> str:
     def y(k: int) -> float:
         return round(TOP + (k + 0.5) * pitch, 1)
 
-    parts = [f'<line class="grid" x1="{x(t)}" x2="{x(t)}" y1="{TOP}" y2="{height - BOTTOM}"/>' for t in marks]
+    parts = _names(rows, y, pitch)
+    parts += [f'<line class="grid" x1="{x(t)}" x2="{x(t)}" y1="{TOP}" y2="{height - BOTTOM}"/>' for t in marks]
     parts += [f'<text class="tick" x="{x(t)}" y="{height - BOTTOM + 13}">{t:g}</text>' for t in marks]
-    parts += _names(rows, y, pitch)
     for number_, (legend, points) in enumerate(drawn, 1):
         parts.append(_series(legend, number_, points, rows, plot.unit, x, y))
     label = attributes({"aria-label": f"{plot.title} in {plot.unit} from level to level"})

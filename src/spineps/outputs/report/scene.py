@@ -27,9 +27,11 @@ MARGIN_MM = 30.0
 SOLID_MM, SOLID_VOXELS = 1.0, 5_000_000
 #: Smoothing of a mask before it becomes a body, in voxels of the mask: takes away the steps between slices.
 SMOOTHING = 0.6
+#: Labels of C1 and C2 in 3-D, which stand for nothing else.
+C1_IN_3D, C2_IN_3D = 99, 98
 #: Percentiles of the grey values (MR): the highest that is kept, black, and the range in which white lies at first, so
 #: that vertebral bodies get the brightness ``BODY`` (0..1).
-KEPT, BLACK, WHITE, BODY = 99.95, 1.0, (95.0, 99.7), 0.4
+KEPT, BLACK, WHITE, BODY = 99.95, 1.0, (97.5, 99.7), 0.33
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,12 @@ def _windowed(array: np.ndarray, semantic: np.ndarray) -> tuple[np.ndarray, tupl
 
 
 def _with_canal(semantic: Volume, instance: Volume) -> Volume:
-    """Vertebrae, and cord and canal under their own numbers, which no vertebra has."""
+    """Vertebrae for 3-D, and cord and canal under their own numbers, which no vertebra has."""
     free = (instance.array == 0) & np.isin(semantic.array, (CORD, CANAL))
-    return instance.with_array(np.where(free, semantic.array, instance.array))
+    # NiiVue 0.69 takes the background of a first label map for a mixture of labels 1 and 2, which would fill the view.
+    names = np.arange(256, dtype=np.uint8)
+    names[1], names[2] = C1_IN_3D, C2_IN_3D
+    return instance.with_array(np.where(free, semantic.array, names[instance.array]))
 
 
 def _solid(mask: Volume) -> Volume:
