@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import panoptica_record
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -529,54 +530,34 @@ def test_only_vertebra_masks_can_be_converted() -> None:
 # --- an independent implementation ------------------------------------------------------------------------------------
 
 
-def perturbed() -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """A generated lumbar spine against copies of it that are shifted, renamed, incomplete; and random boxes."""
-    from spineps.synth.phantom import make_phantom
-
-    truth = make_phantom(5, "lumbar", zoom=(2.0, 2.0, 4.0), degrade=False)[2]
-    inst = np.where(np.isin(truth.array, VERTEBRAE), truth.array, 0).astype(np.uint8)
-    seen = np.unique(inst[inst > 0])
-    noisy = inst.copy()
-    noisy[np.random.default_rng(0).random(inst.shape) < 0.2] = 0
-    cases = {
-        "shifted": np.roll(inst, 1, 1),
-        "far": np.roll(inst, 8, 1),
-        "one missing": np.where(inst == seen[1], 0, inst),
-        "renamed": np.where(inst > 0, inst - 1, 0).astype(np.uint8),
-        "noisy": noisy,
-    }
-    found = [(name, array, inst, truth.affine) for name, array in cases.items()]
-    big = (24, 30, 12)
-    labels = tuple(range(1, 8))
-    return found + [(f"boxes {s}", boxes(s, big, labels), boxes(s + 1, big, labels), AFFINE) for s in range(4)]
+def _agrees(theirs: dict[str, float], prediction: np.ndarray, reference: np.ndarray, affine: np.ndarray) -> None:
+    ours = match(compare(prediction, reference, affine))
+    scores = [s for _, _, s in ours.matched]
+    assert [theirs[key] for key in ("tp", "fp", "fn")] == [len(scores), len(ours.surplus), len(ours.missing)]
+    if not scores:
+        assert ours.pq == 0
+        return
+    means = {"sq_dsc": "dice", "sq_assd": "assd_mm", "sq_hd95": "hd95_mm"}
+    mine = {"rq": ours.rq, "sq": ours.sq, "pq": ours.pq}
+    mine |= {key: float(np.mean([getattr(s, name) for s in scores])) for key, name in means.items()}
+    assert {key: theirs[key] for key in mine} == pytest.approx(mine, abs=1e-6)
 
 
-def test_agrees_with_panoptica() -> None:
-    pytest.importorskip("panoptica", reason="panoptica is not installed (extra: crosscheck)")
-    from panoptica import InputType, MaxBipartiteMatching, Panoptica_Evaluator
-    from panoptica.metrics import Metric
+def test_agrees_with_the_record_of_panoptica() -> None:
+    """Numbers that panoptica gave for masks beside them; ``panoptica_record.py`` writes them anew."""
+    record = json.loads(panoptica_record.RECORD.read_text(encoding="utf-8"))
+    pairs, affine = panoptica_record.cases()
+    assert record["cases"].keys() == pairs.keys() and record["panoptica"] == "2.1.7"
+    assert sum(found["tp"] for found in record["cases"].values()) > 30
+    for name, pair in pairs.items():
+        _agrees(record["cases"][name], *pair, affine)
 
-    for name, prediction, reference, affine in perturbed():
-        ours = match(compare(prediction, reference, affine))
-        # Without pairs panoptica 2.1 has no value for HD95 and raises.
-        wanted = [Metric.DSC, Metric.IOU, Metric.ASSD, *([Metric.HD95] if ours.matched else [])]
-        evaluator = Panoptica_Evaluator(
-            InputType.UNMATCHED_INSTANCE, instance_matcher=MaxBipartiteMatching(), instance_metrics=wanted
-        )
-        spacing = tuple(np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
-        theirs = evaluator.evaluate(prediction, reference, voxelspacing=spacing, verbose=False)["ungrouped"]
-        scores = [s for _, _, s in ours.matched]
-        assert (theirs.tp, theirs.fp, theirs.fn) == (len(scores), len(ours.surplus), len(ours.missing)), name
-        assert theirs.rq == pytest.approx(ours.rq), name
-        if scores:
-            pairs = [
-                (theirs.sq, ours.sq),
-                (theirs.pq, ours.pq),
-                (theirs.sq_dsc, np.mean([s.dice for s in scores])),
-                (theirs.sq_assd, np.mean([s.assd_mm for s in scores])),
-                (theirs.sq_hd95, np.mean([s.hd95_mm for s in scores])),
-            ]
-            np.testing.assert_allclose(*zip(*pairs, strict=True), atol=1e-6, err_msg=name)
+
+def test_agrees_with_panoptica_itself() -> None:
+    pytest.importorskip("panoptica", reason="panoptica is not installed (extra: crosscheck); its record is tested")
+    pairs, affine = panoptica_record.cases()
+    for pair in pairs.values():
+        _agrees(panoptica_record.numbers(*pair, affine), *pair, affine)
 
 
 def test_matrix_of_overlaps_is_that_of_a_loop() -> None:
