@@ -52,6 +52,13 @@ def run(*arguments: object) -> int:
     return int(caught.value.code or 0)
 
 
+def test_no_stats_leaves_the_table_out(scan: Path, stub_models: dict[str, object]) -> None:
+    assert run("sample", "-i", scan, "--no-stats") == 0
+    assert list(scan.parent.rglob("*_seg-vert_msk.nii.gz")) and not list(scan.parent.rglob("*_stats.*"))
+    assert run("sample", "-i", scan) == 0
+    assert list(scan.parent.rglob("*_seg-vert_stats.tsv"))
+
+
 def test_one_argument_is_enough(scan: Path, capsys: pytest.CaptureFixture[str], stub_models: dict[str, object]) -> None:
     assert run("sample", "-i", scan) == 0
     out, err = capsys.readouterr()

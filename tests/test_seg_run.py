@@ -280,6 +280,14 @@ def test_extras_are_really_written(scan: Path, models: tuple[Oracle, ByHeight], 
     assert paths["out_snap2"].read_bytes() == paths["out_snap"].read_bytes()
 
 
+def test_a_table_of_measures_is_written_unless_refused(scan: Path, models: tuple[Oracle, ByHeight]) -> None:
+    paths, _ = process_img_nii(scan, *models, save_stats=False, **QUICK)
+    assert paths["out_vert"].is_file() and not list(scan.parent.rglob("*_stats.*"))
+    paths, code = process_img_nii(scan, *models, save_stats=True, **QUICK)  # of masks that are there already
+    assert code in (ErrCode.OK, ErrCode.ALL_DONE)
+    assert {p.suffix for p in scan.parent.rglob("*_seg-vert_stats.*")} == {".tsv", ".json"}
+
+
 def test_crop_is_applied_once_and_nothing_is_smeared(scan: Path, models: tuple[Oracle, ByHeight]) -> None:
     crop = (slice(10, 82), slice(30, None), slice(0, 16))
     paths, code = process_img_nii(
