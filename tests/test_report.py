@@ -229,6 +229,13 @@ def test_scene_is_coarsened_to_the_budget(monkeypatch: pytest.MonkeyPatch) -> No
     assert set(np.unique(unpacked(scene.volumes["vertebrae"]).array)) >= {20, 21, 22, 26}
 
 
+def test_the_neck_in_3d_keeps_clear_of_the_viewers_background() -> None:
+    semantic, instance = masks((1, 2, 3, 4))
+    solid = unpacked(build_scene(None, semantic, instance).volumes["vertebrae3d"]).array
+    assert not set(np.unique(solid)) & {1, 2}, "NiiVue would take them for what lies between the bodies"
+    assert {3, scenes.C1_IN_3D, scenes.C2_IN_3D} <= set(np.unique(solid))
+
+
 @pytest.mark.parametrize("empty", [True, False])
 def test_scene_without_image_or_vertebra(empty: bool) -> None:
     semantic, instance = masks(()) if empty else masks()

@@ -222,7 +222,7 @@ def _told(sources: Sources, marks: Mapping[str, Mapping[str, Any]]) -> list[str]
     notes = []
     if sources.record and sources.points is None:
         notes.append("The file of points is missing.")
-    if sources.picture is None:
+    if sources.record and sources.picture is None:
         notes.append("There is no picture (_snp.png).")
     written = sources.record.get("stages", {}).get("final", {}).get("files", {})
     for key, what in (("structures", "structures"), ("vertebrae", "vertebrae")):

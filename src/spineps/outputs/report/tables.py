@@ -53,7 +53,7 @@ def levels_html(rows: list[dict[str, Any]]) -> str:
             f"<td>{_sure(row['confidence'], doubt) if named else ''}</td><td>{_second(row) if named else ''}</td>"
             f'<td class="chips">{"".join(_remarks(row, doubt))}</td></tr>'
         )
-    head = "".join(f"<th scope=col>{title}</th>" for title in ("Level", "Name is right", "Or", "Remarks"))
+    head = "".join(f"<th scope=col>{title}</th>" for title in ("Level", "Name is right", "Next best", "Remarks"))
     return f"<table id=levels><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
