@@ -65,6 +65,12 @@ def test_doctests() -> None:
     assert doctest.testmod(spineps.volume).failed == 0
 
 
+def test_strongly_oblique_scans_come_back() -> None:
+    turn = [[0.811, -0.452, 0.371, 0], [0.585, 0.627, -0.515, 0], [0, 0.635, 0.773, 0], [0, 0, 0, 1]]
+    volume = Volume(np.ones((1, 1, 1)), np.array(turn))
+    assert volume.axcodes == "RAS" and np.allclose(volume.reoriented("LPS").reoriented("RAS").affine, turn)
+
+
 @pytest.mark.parametrize("axcodes", ORIENTATIONS)
 @given(volume=volumes(shear=0.2))
 @settings(max_examples=6, deadline=None)
