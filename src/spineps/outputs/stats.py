@@ -133,6 +133,6 @@ def _read(path: Path) -> Volume:
     except (OSError, EOFError, ImageFileError, zlib.error) as error:
         raise ValueRangeError(f"{path} cannot be read ({error}).", "Check how the mask was written.") from error
     array = volume.array
-    if array.ndim != 3 or not np.array_equal(array, np.clip(np.rint(array), 0, 65535)):
+    if array.ndim != 3 or not np.array_equal(array, np.clip(np.rint(array.astype(np.float32, copy=False)), 0, 65535)):
         raise ValueRangeError(f"{path.name} is no mask of labels.", "Give two masks of whole numbers in 3-D.")
     return volume.with_array(array.astype(np.uint16))
