@@ -140,6 +140,17 @@ def test_users_own_model_runs_by_name_and_path(no_user_models) -> None:
     assert "mine" in [e.name for e in available_models()]
     with pytest.raises(ModelError, match="semantic"):
         get_instance_model(folder)
+    install(folder / "locator", spec, modeltype="unet")  # belongs to the model around it
+    assert "locator" not in [e.name for e in available_models()]
+    assert get_actual_model(folder.parent / "Mine").folder == folder
+
+
+def test_a_folder_in_the_present_directory_is_a_name_too(no_user_models, monkeypatch, tmp_path) -> None:
+    folder = install(tmp_path / "my-model", NetSpec(kind="unet", classes=4, widths=(2, 3)), modeltype="unet")
+    monkeypatch.chdir(tmp_path)
+    assert get_semantic_model("my-model").folder.resolve() == folder
+    install(tmp_path / "t2w", NetSpec(kind="unet", classes=4, widths=(2, 3)), modeltype="unet")
+    assert get_semantic_model("t2w").origin == "bundled"
 
 
 def test_environment_must_name_a_folder(monkeypatch, tmp_path) -> None:

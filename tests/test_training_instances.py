@@ -14,12 +14,13 @@ from spineps.anatomy import SACRUM, T13  # noqa: E402
 from spineps.errors import OptionError  # noqa: E402
 from spineps.inference.network import NetSpec  # noqa: E402
 from spineps.models.config import read_config  # noqa: E402
+from spineps.models.registry import get_instance_model  # noqa: E402
 from spineps.training import labeling  # noqa: E402
 from spineps.training.__main__ import main  # noqa: E402
 from spineps.training.cache import Cache, write_cache  # noqa: E402
 from spineps.training.chance import Chance  # noqa: E402
 from spineps.training.config import TrainingConfig, Warp, read_training_config  # noqa: E402
-from spineps.training.export import BUNDLED, CONFIG_FILE  # noqa: E402
+from spineps.training.export import BUNDLED, CONFIG_FILE, export  # noqa: E402
 from spineps.training.instance import (  # noqa: E402
     BODY,
     CHANNELS,
@@ -96,6 +97,18 @@ def test_instance_training_learns(cache: Path) -> None:
     trainer = Trainer(config, instance_objective(config, CPU, [cache]), CPU)
     losses = [trainer.one_step(0.0)["loss"] for _ in range(8)]
     assert np.mean(losses[-2:]) < np.mean(losses[:2])
+
+
+def test_export_of_an_instance_network_takes_the_settings_of_the_bundled_one(cache: Path, tmp_path: Path) -> None:
+    config = read_training_config("instance")
+    Trainer(config, instance_objective(config, CPU, [cache]), CPU).save(tmp_path / "checkpoint.pt")
+    export(tmp_path / "checkpoint.pt", tmp_path / "model")
+    assert get_instance_model(tmp_path / "model").config == read_config(BUNDLED / "instance" / CONFIG_FILE)
+    other = tiny(network=NetSpec(kind="unet", in_channels=2, classes=3, widths=(4, 8)))
+    Trainer(other, instance_objective(config, CPU, [cache]), CPU).save(tmp_path / "checkpoint.pt")
+    with pytest.raises(OptionError, match="No bundled model"):
+        export(tmp_path / "checkpoint.pt", tmp_path / "odd")
+    assert not (tmp_path / "odd").exists()
 
 
 @pytest.mark.parametrize(

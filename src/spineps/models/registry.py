@@ -125,7 +125,7 @@ def get_actual_model(folder: str | Path, *, use_cpu: bool = False, **how: object
     folder = Path(folder)
     folder = folder.parent if folder.is_file() else folder
     if not (folder / CONFIG_FILE).is_file():
-        found = sorted(folder.rglob(CONFIG_FILE))
+        found = _configs(folder)
         if len(found) > 1:
             inner = ", ".join(str(file.parent.relative_to(folder)) for file in found)
             raise ModelError(f"{folder} holds several models: {inner}.", "Give the folder of one of them.")
@@ -171,7 +171,12 @@ def _get(name: str | Path, phase: SpinepsPhase, kind: type[M], use_cpu: bool, ho
     if isinstance(name, Path) or "/" in name or "\\" in name:
         model = get_actual_model(name, use_cpu=use_cpu, **how)
     else:
-        model = _by_name(name.lower(), phase, use_cpu, how)
+        try:
+            model = _by_name(name.lower(), phase, use_cpu, how)
+        except UnknownModelError:
+            if not (Path(name) / CONFIG_FILE).is_file():
+                raise
+            model = get_actual_model(name, use_cpu=use_cpu, **how)
     if not isinstance(model, kind):
         raise ModelError(f"{name} is a {model.phase.name.lower()} model, not {phase.name.lower()}.", "Choose another.")
     return model
@@ -226,9 +231,15 @@ def _installed() -> list[ModelEntry]:
     if not folder.is_dir():
         return []
     # Hidden folders hold what is being installed at this moment.
-    files = [f for f in sorted(folder.rglob(CONFIG_FILE)) if not f.relative_to(folder).parts[0].startswith(".")]
+    files = [f for f in _configs(folder) if not f.relative_to(folder).parts[0].startswith(".")]
     entries = [_entry_or_none(file.parent) for file in files]
     return [entry for entry in entries if entry is not None]
+
+
+def _configs(folder: Path) -> list[Path]:
+    """The configs of all models below a folder; a locator belongs to the model around it."""
+    found = sorted(folder.rglob(CONFIG_FILE))
+    return [file for file in found if not (file.parents[1] / CONFIG_FILE).is_file()]
 
 
 def _entry_or_none(folder: Path) -> ModelEntry | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ import torch
 from spineps.anatomy import CLASS_IDS
 from spineps.errors import InputNotFoundError, OptionError
 from spineps.inference.engine import WEIGHTS_FILE
-from spineps.inference.network import load_weights, save_weights
+from spineps.inference.network import NetSpec, load_weights, save_weights
 from spineps.models.model import LOCATOR
 from spineps.training.config import TrainingConfig, parse_config
 
@@ -23,7 +25,7 @@ CONFIG_FILE = "inference_config.json"
 
 
 def export(checkpoint: Path, folder: Path, bias: Mapping[int, float] | None = None, temperature: float = 1.0) -> None:
-    """Write averaged weights (float16) and, into a new folder, ``inference_config.json`` and the bundled locator.
+    """Write averaged weights (float16) and, into a new folder, ``inference_config.json`` and a bundled locator.
 
     Args:
         checkpoint: ``checkpoint.pt`` of a run.
@@ -38,13 +40,31 @@ def export(checkpoint: Path, folder: Path, bias: Mapping[int, float] | None = No
         params["out.bias"][CLASS_IDS.index(structure)] += value
     for name in ("out.bias", "out.weight") if temperature != 1 else ():
         params[name] = params[name] / temperature
-    folder.mkdir(parents=True, exist_ok=True)
-    save_weights(folder / WEIGHTS_FILE, config.network, params)
-    file = folder / CONFIG_FILE
+    semantic, file = config.network.classes == len(CLASS_IDS), folder / CONFIG_FILE
     if not file.exists():
-        file.write_text(json.dumps(inference_config(config), indent=2) + "\n", encoding="utf-8")
-        if config.network.classes == len(CLASS_IDS) and (BUNDLED / "semantic" / LOCATOR).is_dir():
+        settings = inference_config(config) if semantic else _bundled_config(config)
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        if semantic:
             shutil.copytree(BUNDLED / "semantic" / LOCATOR, folder / LOCATOR, dirs_exist_ok=True)
+    save_weights(folder / WEIGHTS_FILE, config.network, params)
+
+
+def _bundled_config(config: TrainingConfig) -> dict[str, object]:
+    """Settings of the bundled model whose network has the same inputs and answers, at the voxel size of ``config``."""
+    for weights in sorted(BUNDLED.glob(f"*/{WEIGHTS_FILE}")):
+        if replace(load_weights(weights)[0], **_shape(config.network)) == config.network:
+            settings: dict[str, object] = json.loads(weights.with_name(CONFIG_FILE).read_text(encoding="utf-8"))
+            # A classifier's cutouts have a voxel size of their own, made from label maps of any.
+            return settings | ({} if config.network.heads else {"resolution_range": list(config.zoom)})
+    raise OptionError("No bundled model has such a network.", f"Put a {CONFIG_FILE} into the folder and export again.")
+
+
+def _shape(network: NetSpec) -> dict[str, Any]:
+    """What may differ between networks that do the same."""
+    return {
+        n: getattr(network, n) for n in ("widths", "strides", "kernels", "encoder_blocks", "decoder_blocks", "skip")
+    }
 
 
 def averaged_weights(checkpoint: Path) -> tuple[TrainingConfig, dict[str, np.ndarray]]:
