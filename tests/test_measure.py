@@ -8,6 +8,7 @@ from functools import lru_cache
 from itertools import permutations, product
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -410,6 +411,14 @@ def test_table_and_sidecar(tmp_path: Path) -> None:
     assert about["genant_grade"]["CutOffs"] == [20, 25, 40]
     assert about["height_anterior"]["Units"] == "mm" and "Eastell" in about["height_anterior"]["Source"]
     assert "disc below #23" in stats_tsv(measure(semantic, instance, False), False)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_masks_of_bytes_are_read(tmp_path: Path) -> None:
+    semantic, instance = small()
+    for name, volume in (("s", semantic), ("v", instance)):
+        nib.save(nib.Nifti1Image(volume.array.astype(np.uint8), volume.affine), tmp_path / f"{name}.nii.gz")
+    assert write_stats_of(tmp_path / "s.nii.gz", tmp_path / "v.nii.gz")[1] == 3
 
 
 def test_masks_that_cannot_be_measured_say_why(tmp_path: Path) -> None:
