@@ -18,6 +18,7 @@ from spineps.phases.components import fill_holes, remove_small
 from spineps.phases.semantic import (
     HOLE_LABELS,
     SPECK_LABELS,
+    body_on_sacrum,
     clean_semantic,
     keep_main_part,
     keep_near_column,
@@ -205,3 +206,16 @@ def test_what_the_boxes_drop_cannot_keep_labels_near_the_canal() -> None:
     options = SemanticOptions(remove_inferior_beyond_canal=True)
     out = clean_semantic(Volume(array, PIR), options, published=True).array
     assert not out[:, 25 + 64 :].any() and (out[2:10, 26 : 25 + 64, 2:10] == 49).all()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_a_body_that_touches_the_sacrum_is_measured_in_square_millimetres(order: tuple[int, int, int]) -> None:
+    mask = np.zeros((20, 40, 12), np.uint8)
+    mask[2:18, 5:20, 1:11], mask[2:18, 22:36, 1:11] = 49, 26
+    volume = Volume(mask, PIR)
+    turned = Volume(mask.transpose(order), PIR[:, [*order, 3]])
+    assert body_on_sacrum(volume) == body_on_sacrum(turned) == 0
+    mask[2:18, 20:22, 1:11] = 26  # the disc is called sacrum
+    assert body_on_sacrum(volume) == body_on_sacrum(turned) == 16 * 10 * 2.0
+    mask[mask == 26] = 0
+    assert body_on_sacrum(volume) == 0

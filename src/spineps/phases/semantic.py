@@ -194,6 +194,20 @@ def keep_near_column(mask: Volume) -> np.ndarray:
     return np.where(np.concatenate([[False], ~near])[components], 0, mask.array).astype(mask.array.dtype)
 
 
+def body_on_sacrum(mask: Volume) -> float:
+    """Area (mm2, of voxel faces) over which vertebral bodies touch the sacrum without disc or endplate between them."""
+    box = bounding_box(mask.array == SACRUM, 1)
+    if box is None:
+        return 0.0
+    part = mask.array[box]
+    body, sacrum, area = is_in(part, (CORPUS, CORPUS_INNER)), part == SACRUM, 0.0
+    for axis, zoom in enumerate(mask.zoom):
+        b, s = np.moveaxis(body, axis, 0), np.moveaxis(sacrum, axis, 0)
+        faces = np.count_nonzero(b[1:] & s[:-1]) + np.count_nonzero(b[:-1] & s[1:])
+        area += faces * mask.grid.voxel_volume / zoom
+    return float(area)
+
+
 def _far_from_largest(mask: np.ndarray, grow: int, along: np.ndarray) -> np.ndarray | None:
     """True in the components that no chain of touching boxes joins to the largest one; None when there are none.
 
