@@ -68,7 +68,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Round numbers from at or below ``low`` to at or above ``high``.
 
     >>> ticks(21.3, 33.9), ticks(0, 310), ticks(5, 5)
-    ([20.0, 25.0, 30.0, 35.0], [0.0, 100.0, 200.0, 300.0, 400.0], [4.0, 5.0, 6.0])
+    ([20, 25, 30, 35], [0, 100, 200, 300, 400], [4.0, 4.5, 5.0, 5.5, 6.0])
     """
     if high - low < 1e-9:
         low, high = low - 1, high + 1

@@ -236,8 +236,10 @@ def _told(sources: Sources, marks: Mapping[str, Mapping[str, Any]]) -> list[str]
 def level_name(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     """What a row is called in the report: discs by both neighbours.
 
-    >>> level_name({"kind": "disc", "label": 124, "name": "disc below L5"}, [{"label": 26, "name": "S1"}])
-    'disc below L5'
+    >>> bones = [{"kind": "vertebra", "label": 24, "name": "L5"}, {"kind": "vertebra", "label": 26, "name": "S1"}]
+    >>> disc = {"kind": "disc", "label": 124, "name": "disc below L5"}
+    >>> level_name(disc, bones), level_name(disc, bones[:1])
+    ('L5–S1', 'disc below L5')
     """
     if row["kind"] != "disc":
         return str(row["name"])
