@@ -13,7 +13,7 @@ from spineps.options import Options
 from spineps.volume import Box, Volume
 
 if TYPE_CHECKING:
-    from spineps.models.model import InstanceModel, LabelingModel, SemanticModel
+    from spineps.models.model import InstanceModel, LabelingModel, Model, SemanticModel
     from spineps.phases.labeling import Naming
     from spineps.phases.points import Point
 
@@ -37,6 +37,11 @@ class Models:
     instance: InstanceModel
     labeling: LabelingModel | None = None
     landmarks: bool = False
+
+    def by_phase(self) -> dict[str, Model]:
+        """The models that there are, by the name of their phase."""
+        parts = {"semantic": self.semantic, "instance": self.instance, "labeling": self.labeling}
+        return {part: model for part, model in parts.items() if model is not None}
 
 
 @dataclass(frozen=True, eq=False)

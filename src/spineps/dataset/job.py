@@ -206,12 +206,6 @@ def stage_keys(job: Job, input_sha256: str) -> dict[str, str]:
     return {"semantic": semantic, "instance": instance, "final": final}
 
 
-def by_phase(models: Models) -> dict[str, Model]:
-    """The models that there are, by the name of their phase."""
-    parts = {"semantic": models.semantic, "instance": models.instance, "labeling": models.labeling}
-    return {part: model for part, model in parts.items() if model is not None}
-
-
 def identity(model: Model) -> str:
     """What decides a model's answers: its files, and the arithmetic where it is not the usual one."""
     if model.precision in (None, "f32"):
@@ -387,7 +381,7 @@ class _Files:
             },
             "models": {
                 part: {"name": m.name, "log_name": m.config.log_name, "origin": m.origin, "fingerprint": m.fingerprint}
-                for part, m in by_phase(self.job.models).items()
+                for part, m in self.job.models.by_phase().items()
             },
             "options": self.job.options.as_dict(),
             "warnings": list(notes),

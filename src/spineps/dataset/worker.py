@@ -23,7 +23,7 @@ from typing import Any
 import spineps
 from spineps.dataset import ledger as book
 from spineps.dataset.find import Pair
-from spineps.dataset.job import Job, JobRun, by_phase, identity
+from spineps.dataset.job import Job, JobRun, identity
 from spineps.dataset.memory import peak_mb, reset_peak
 from spineps.errors import ErrCode, SpinepsError
 from spineps.models.model import Model
@@ -105,7 +105,7 @@ class Setup:
     def fingerprints(self, pair: Pair) -> dict[str, str]:
         """Of the models, 16 characters each."""
         models = self.models[self.pairs.index(pair)]
-        return {part: identity(model)[:16] for part, model in by_phase(models).items()}
+        return {part: identity(model)[:16] for part, model in models.by_phase().items()}
 
     def packed(self, threads: int | None = None) -> bytes:
         """For other processes: models without their loaded networks, and with so many threads."""
@@ -277,7 +277,7 @@ def _bare(models: Models, threads: int | None) -> Models:
     # A copy of the dataclass has no cached network; models of another kind must bring their own pickling.
     parts: dict[str, Any] = {
         part: replace(model, threads=model.threads or threads) if isinstance(model, Model) else model
-        for part, model in by_phase(models).items()
+        for part, model in models.by_phase().items()
     }
     return replace(models, **parts)
 
