@@ -220,6 +220,9 @@ def test_the_semantic_model_brings_a_locator_that_counts_in_its_fingerprint(tmp_
     assert model.locator.locator is None and len((model.locator.folder / "CARD.md").read_text(encoding="utf-8")) > 200
     copytree(model.folder, tmp_path / "copy")
     assert get_semantic_model(tmp_path / "copy").fingerprint == model.fingerprint
+    (tmp_path / "copy" / "locator" / "weights.npz").unlink()
+    with pytest.raises(ModelError, match="locator has no weights"):
+        get_semantic_model(tmp_path / "copy")
     rmtree(tmp_path / "copy" / "locator")
     alone = get_semantic_model(tmp_path / "copy")
     assert alone.locator is None and alone.fingerprint != model.fingerprint

@@ -253,8 +253,11 @@ def weight_files(folder: Path, config: InferenceConfig) -> list[Path]:
     """
     if (folder / WEIGHTS_FILE).is_file():
         locator = folder / LOCATOR
-        beside = [locator / CONFIG_FILE, locator / WEIGHTS_FILE] if (locator / CONFIG_FILE).is_file() else []
-        return [folder / WEIGHTS_FILE, *beside]
+        if not (locator / CONFIG_FILE).is_file():
+            return [folder / WEIGHTS_FILE]
+        if not (locator / WEIGHTS_FILE).is_file():
+            raise ModelError(f"{locator} has no {WEIGHTS_FILE}.", "Install the model again, or delete that folder.")
+        return [folder / WEIGHTS_FILE, locator / CONFIG_FILE, locator / WEIGHTS_FILE]
     if not config.published:
         raise ModelError(f"The model in {folder} has no {WEIGHTS_FILE}.", "Install it again.")
     if config.phase is SpinepsPhase.SEMANTIC and config.modeltype is not ModelType.nnunet:
