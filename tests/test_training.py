@@ -27,6 +27,7 @@ from spineps.training.feed import RealFeed, SyntheticFeed, class_lookup, with_pl
 from spineps.training.intensity import random_look, thick_slices  # noqa: E402
 from spineps.training.loop import Trainer  # noqa: E402
 from spineps.training.loss import coarse_loss, full_loss, group_matrix  # noqa: E402
+from spineps.training.muon import orthogonal  # noqa: E402
 from spineps.training.pictures import write_png  # noqa: E402
 from spineps.training.real import mark_cord, own_arrays, real_arrays, whole_arrays  # noqa: E402
 from spineps.training.semantic import SemanticObjective  # noqa: E402
@@ -79,8 +80,9 @@ def toy_trainer(caches, config: TrainingConfig = TINY) -> Trainer:
     return Trainer(config, SemanticObjective(config, CPU, synthetic, real), CPU)
 
 
-def test_it_learns_and_the_weights_run_in_the_default_engine(caches) -> None:
-    trainer = toy_trainer(caches)
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_it_learns_and_the_weights_run_in_the_default_engine(caches, optimiser) -> None:
+    trainer = toy_trainer(caches, replace(TINY, optimiser=optimiser))
     first = [trainer.one_step(0.0)["loss"] for _ in range(5)]
     for _ in range(20):
         last = trainer.one_step(0.0)
@@ -97,23 +99,35 @@ def test_it_learns_and_the_weights_run_in_the_default_engine(caches) -> None:
     assert json.loads((caches / "model" / "inference_config.json").read_text())["labels"]["14"] == "26"
 
 
-def test_a_resumed_run_equals_an_uncut_one(caches) -> None:
-    whole = toy_trainer(caches)
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_a_resumed_run_equals_an_uncut_one(caches, optimiser) -> None:
+    config = replace(TINY, optimiser=optimiser)
+    whole = toy_trainer(caches, config)
     assert whole.run(steps=8, minutes=None, leg=None, out=caches / "whole")
-    cut = toy_trainer(caches)
+    cut = toy_trainer(caches, config)
     cut.run(steps=8, minutes=None, leg=1e-9, out=caches / "cut")
     assert cut.step < 8
     while cut.step < 4:
         cut.one_step(cut.step / 8)
     cut.save(caches / "cut" / "checkpoint.pt")
-    again = toy_trainer(caches, replace(TINY))
+    again = toy_trainer(caches, config)
     again.resume(caches / "cut" / "checkpoint.pt")
     assert again.step == 4
     assert again.run(steps=8, minutes=None, leg=None, out=caches / "cut")
     for name, p in whole.params.items():
         torch.testing.assert_close(again.params[name], p, rtol=0, atol=0)
         torch.testing.assert_close(again.average[name], whole.average[name], rtol=0, atol=0)
-    assert averaged_weights(caches / "cut" / "checkpoint.pt")[0] == TINY
+    assert averaged_weights(caches / "cut" / "checkpoint.pt")[0] == config
+
+
+@pytest.mark.parametrize("shape", [(8, 12), (12, 8), (5, 5)])
+def test_orthogonal_keeps_directions_and_evens_out_lengths(shape) -> None:
+    matrix = torch.from_numpy(np.random.default_rng(1).standard_normal(shape)).float()
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    turned = u.T @ orthogonal(matrix) @ v.T
+    lengths = torch.diagonal(turned)
+    assert lengths.min() > 0.6 and lengths.max() < 1.3
+    assert (turned - torch.diag(lengths)).abs().max() < 1e-3
 
 
 def test_held_out_scans_are_refused(caches, tmp_path) -> None:

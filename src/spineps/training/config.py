@@ -48,6 +48,7 @@ class TrainingConfig:
         real_weight: weight of the real patches' loss.
         held_out: scans that must never be trained on.
         class_weights: weight of every class in the cross-entropy.
+        optimiser: "adamw" or "muon" (see :mod:`spineps.training.muon`).
         learning_rate: peak of the cosine schedule.
         warmup: steps until the peak.
         weight_decay: of AdamW.
@@ -69,6 +70,7 @@ class TrainingConfig:
     real_weight: float = 1.0
     held_out: tuple[str, ...] = ()
     class_weights: tuple[float, ...] = ()
+    optimiser: str = "adamw"
     learning_rate: float = 8e-4
     warmup: int = 50
     weight_decay: float = 1e-3

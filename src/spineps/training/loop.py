@@ -17,10 +17,12 @@ from spineps.errors import OptionError
 from spineps.inference.network import NetSpec, forward, initial_parameters, parameter_shapes
 from spineps.inference.torch_engine import TorchOps, memory_format
 from spineps.training.config import TrainingConfig
+from spineps.training.muon import Muon
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_SECONDS = 180
+OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "muon": Muon}
 
 #: Given (network, step): leaves gradients behind and answers the loss and numbers for the log.
 Objective = Callable[[Callable[[Tensor], Any], int], tuple[Tensor, dict[str, float]]]
@@ -50,8 +52,8 @@ class Trainer:
         start = initial if initial is not None else initial_parameters(config.network, config.seed)
         self.params = _on_device(config.network, start, device)
         self.average = {name: p.detach().clone() for name, p in self.params.items()}
-        self.optimiser = torch.optim.AdamW(
-            self.params.values(), config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+        self.optimiser = OPTIMISERS[config.optimiser](
+            list(self.params.items()), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
         )
         self.step, self.elapsed = 0, 0.0
 
