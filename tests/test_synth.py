@@ -162,6 +162,17 @@ def test_images_replay_and_show_the_label_map(contrast: str) -> None:
     assert image.std() > 0
 
 
+def test_dark_line_of_cortex_and_ligament_lies_outside_of_the_label() -> None:
+    """As in annotated MR; a network that learns otherwise draws bodies too deep."""
+    tissue = np.full((24, 12, 12), Tissue.FAT, np.uint8)
+    tissue[10:] = Tissue.MARROW_BODY
+    spec = random_image_spec(np.random.default_rng(2), "T2", degrade=0)
+    spec = replace(spec, slice_axis=-1, shell=1.0, shell_width=1.4, blur=(0.3, 0.3, 0.3), levels=0, coil=0.0)
+    line = synthesise((tissue, np.zeros_like(tissue)), spec, zoom=(1.0, 1.0, 1.0)).mean(axis=(1, 2))
+    assert line[9] < 0.5 * min(line[:5].mean(), line[15:].mean())
+    assert line[10] > 1.5 * line[9] and line[6] > 0.8 * line[:5].mean()
+
+
 def test_backends_agree() -> None:
     torch = pytest.importorskip("torch")
     from spineps.synth.arrays import TorchArrays

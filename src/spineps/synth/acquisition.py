@@ -23,7 +23,7 @@ class ImageSpec:
         marrow_sd: sd of the marrow's grey value from vertebra to vertebra.
         nucleus_fade: how much discs differ in the brightness of their nucleus, 0 .. 1.
         shell: weight of the cortical shell, 0 .. 1.
-        shell_width: its width.
+        shell_width: mm outside of the label at which the shell of an MR is half as strong (cortex and ligament).
         flow: share of signal that flowing fluid loses in blobs, 0 .. 1.
         lesions: amplitude of random bright or dark blobs.
         chemical_shift: shift of fat along i.
@@ -58,7 +58,7 @@ class ImageSpec:
     marrow_sd: float = 0.02
     nucleus_fade: float = 0.5
     shell: float = 0.7
-    shell_width: float = 1.0
+    shell_width: float = 1.4
     flow: float = 0.0
     lesions: float = 0.0
     chemical_shift: float = 0.0
@@ -128,7 +128,7 @@ def random_image_spec(rng: np.random.Generator, contrast: str = "any", *, degrad
         marrow_sd=float(u(0, 0.07)) * (0.6 if is_ct else 1.0),
         nucleus_fade=float(u(0, 1.0)),
         shell=float(u(0.6, 1.0) if contrast != "random" else u(0, 1)),
-        shell_width=float(u(0.6, 1.3)),
+        shell_width=float(u(0.6, 2.2)),
         flow=float(u(0.1, 0.6)) if rng.random() < 0.3 * degrade else 0.0,
         lesions=float(rng.normal(0, 0.3)) if rng.random() < 0.2 * degrade else 0.0,
         chemical_shift=float(u(-1.5, 1.5)) if not is_ct and rng.random() < 0.3 * degrade else 0.0,

@@ -5,6 +5,7 @@ Importable with nothing but numpy (and torch for that backend): training machine
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -101,27 +102,34 @@ def _signal(arrays: Arrays, tissue: Array, instance: Array, zoom: tuple[float, f
 
 
 def _shelled(arrays: Arrays, image: Array, tissue: Array, zoom: tuple[float, float, float], spec: ImageSpec) -> Array:
-    """Darken (MR) or brighten (CT) the rim of bone; discs and endplates count as inside, they have their own class."""
+    """Darken (MR) or brighten (CT) the rim of bone; discs and endplates count as inside, they have their own class.
+
+    Annotators of MR leave cortex and ligament out: in four SPIDER scans the dark line in front of the bodies reaches
+    from 0.3 mm inside of the label to 2.1 mm outside.  Masks of CT hold the cortex.
+    """
     xp = arrays.xp
     solid = np.zeros(TISSUE_COUNT)
     bony = [*BONE_TISSUES]
     solid[[*bony, Tissue.ENDPLATE, Tissue.NUCLEUS, Tissue.ANNULUS, Tissue.CARTILAGE]] = 1
     bone = np.zeros(TISSUE_COUNT)
     bone[bony] = 1
-    mean_zoom = float(np.mean(zoom))
-    sigma = max(0.45, 0.55 * spec.shell_width / mean_zoom)
-    soft = blur(arrays, arrays.take(solid, tissue), _in_voxels((sigma * mean_zoom,) * 3, zoom))
-    inside = arrays.take(bone, tissue)
-    weight = xp.clip((1 - soft) * 2.6 * spec.shell, 0, spec.shell) * inside
-    outer = xp.clip(soft * 1.2 - 0.1, 0, 0.5) * spec.shell * (1 - arrays.take(solid, tissue))
-    outer = outer * arrays.take(_rim_friends(), tissue)
-    return image + (float(spec.means[Tissue.CORTEX]) - image) * (weight + outer)
+    sigma = max(0.9, 0.45 * float(np.mean(zoom)))
+    # No ligament runs along the sides of a body: the line is half as wide there.
+    soft = blur(arrays, arrays.take(solid, tissue), _in_voxels((sigma, sigma, 0.5 * sigma), zoom))
+    weight = xp.clip((1 - soft) * spec.shell, 0, 1) * arrays.take(bone, tissue)
+    if not spec.signed:
+        # A flat border blurs to half of erfc: the line is half as strong ``shell_width`` outside of the label.
+        at_width = 0.5 * math.erfc(spec.shell_width / sigma / math.sqrt(2))
+        weight = weight + xp.clip(soft * (0.5 / at_width), 0, 1) * spec.shell * arrays.take(_rim_friends(), tissue)
+    return image + (float(spec.means[Tissue.CORTEX]) - image) * weight
 
 
 def _rim_friends() -> np.ndarray:
-    """Soft tissue into which the shell of bone reaches: not the canal's content, whose edge must stay true."""
-    table = np.full(TISSUE_COUNT, 0.5)
-    table[[Tissue.CSF, Tissue.CORD, Tissue.CAUDA, Tissue.AIR, Tissue.LUNG, Tissue.METAL]] = 0
+    """How much of the shell of bone is seen in each soft tissue: the edge of the canal's content must stay true."""
+    table = np.ones(TISSUE_COUNT)
+    table[[Tissue.EPIDURAL_FAT, Tissue.EPIDURAL_VEIN, Tissue.NERVE]] = 0.5
+    table[[*BONE_TISSUES, Tissue.ENDPLATE, Tissue.NUCLEUS, Tissue.ANNULUS, Tissue.CARTILAGE, Tissue.GAS]] = 0
+    table[[Tissue.CSF, Tissue.CORD, Tissue.CORD_GREY, Tissue.CAUDA, Tissue.AIR, Tissue.LUNG, Tissue.METAL]] = 0
     return table
 
 
