@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from spineps import anatomy
 from spineps.synth.arrays import Arrays, normal, smooth_field
+from spineps.synth.chain import frames
 from spineps.synth.image import CONTRASTS, ImageSpec, random_image_spec, synthesise
 from spineps.synth.labelmap import Phantom, field_of_view, render
 from spineps.synth.phantom import make_phantom
@@ -240,6 +241,17 @@ def test_diseases_are_drawn() -> None:
     assert (with_level(screws=True).tissue == Tissue.METAL).sum() > 50
     worn = with_level(disc=replace(disc, degeneration=0.9))
     assert not (worn.tissue[worn.instance == 122] == Tissue.NUCLEUS).any()
+
+
+def test_discs_have_their_height_in_the_middle() -> None:
+    """However strong the lordosis: 60 degrees over five discs used to add 5 mm to the lowest one."""
+    spec = random_spec(np.random.default_rng(5), "lumbar", thoracic=12, lumbar=5, pathology=0, spread=0)
+    for above, below in pairwise(frames(spec)[19:25]):
+        top = above.to_space(np.array([0, above.half_height, 0]))
+        bottom = below.to_space(np.array([0, -below.half_height, 0]))
+        assert above.level.disc is not None
+        hollows = 0.85 * (above.level.concavity_lower + below.level.concavity_upper)
+        assert np.linalg.norm(bottom - top) + hollows == pytest.approx(above.level.disc.height, abs=1.2)
 
 
 def test_plates_are_numbered_like_the_disc_between_them() -> None:
