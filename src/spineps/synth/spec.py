@@ -147,13 +147,7 @@ def _bodies(
                 **sick,
             )
         )
-    last = levels[-1]
-    if rng.random() < 0.06 * pathology:
-        # Transitional: broad transverse processes that reach for the sacrum, a low disc beneath.
-        last.sizes["transverse_h"] *= float(rng.uniform(1.4, 2.2))
-        last.sizes["transverse_i"] += float(rng.uniform(3, 9))
-        low = replace(last.disc or Disc(6.0), height=(last.disc or Disc(6.0)).height * float(rng.uniform(0.3, 0.8)))
-        levels[-1] = replace(last, disc=low)
+    levels = _junction(rng, levels, scale, pathology)
     if rng.random() < 0.05 * pathology:
         first = int(rng.integers(10, len(levels) - 1))
         for n in range(first, min(first + int(rng.integers(2, 5)), len(levels))):
@@ -161,12 +155,19 @@ def _bodies(
     segments = [*morphometry.SACRAL_KEYS]
     sacral = scale * region_scale["lumbar"]
     shape = {n: 1 + 0.06 * spread * _clipped(rng, 0, 1) for n in morphometry.sacral_sizes(25)}
+    square = float(rng.uniform(0.2, 1.0)) if rng.random() < 0.3 else 0.0
     for key in segments:
         sizes = {
             n: v * sacral * shape[n] * (1 + 0.03 * spread * _clipped(rng, 0, 1))
             for n, v in morphometry.sacral_sizes(key).items()
         }
-        height = sizes.pop("disc") * (float(rng.uniform(1, 3)) if key == 25 and rng.random() < 0.15 else 1.0)
+        height = sizes.pop("disc")
+        if key <= 26:
+            # A lumbarised sacrum: S1 keeps a body's shape, and between it and S2 lies what is left of a disc.
+            end = "lower" if key == 25 else "upper"
+            sizes[f"depth_{end}"] *= 1 + 0.35 * square
+            sizes[f"width_{end}"] *= 1 + 0.2 * square
+            height *= 1 + (26 - key) * 1.8 * square
         levels.append(
             Level(
                 id=SACRUM,
@@ -180,6 +181,37 @@ def _bodies(
                 seed=int(rng.integers(2**31)),
             )
         )
+    return levels
+
+
+def _junction(rng: np.random.Generator, levels: list[Level], scale: float, pathology: float) -> list[Level]:
+    """Low, dark last discs over a wedge-shaped last vertebra: about one person in seven, some of them transitional."""
+    draw = rng.random() / max(pathology, 1e-9)
+    if draw > 0.16:
+        return levels
+    # One in six of them has it a level higher.
+    place = -2 if draw > 0.135 else -1
+    level, disc = levels[place], levels[place].disc or Disc(6.0)
+    sizes = dict(level.sizes)
+    low = float(rng.uniform(2.0, 6.0)) * scale
+    if draw < 0.06:
+        # Transitional: broad transverse processes that reach for the sacrum, the disc is rudimentary.
+        sizes["transverse_h"] *= float(rng.uniform(1.4, 2.2))
+        sizes["transverse_i"] += float(rng.uniform(3, 9))
+        low = float(rng.uniform(1.5, 4.5)) * scale
+    if place == -1 and rng.random() < 0.75:
+        ratio = float(rng.uniform(0.6, 0.87))  # posterior to anterior height
+        front = sizes["height"] + sizes["wedge"] / 2
+        sizes["height"], sizes["wedge"] = front * (1 + ratio) / 2, front * (1 - ratio)
+    dark = rng.random() < 0.8
+    disc = replace(
+        disc,
+        height=low,
+        degeneration=float(rng.uniform(0.6, 1.0) if dark else rng.uniform(0.1, 0.5)),
+        bulge=disc.bulge * 0.6,
+        nucleus=disc.nucleus * 0.8,
+    )
+    levels[place] = replace(level, sizes=sizes, disc=disc, concavity_lower=0.6 * level.concavity_lower)
     return levels
 
 
@@ -275,6 +307,12 @@ def _posed(rng: np.random.Generator, levels: list[Level], spread: float) -> list
     curve = _clipped(rng, 0, 3.0) if rng.random() < 0.75 else _clipped(rng, 0, 14.0)
     wave, phase = rng.uniform(5, 13), rng.uniform(0, 2 * np.pi)
     coupling = rng.uniform(0.2, 0.8)
+    last = [level for level in levels if level.id != SACRUM][-1]
+    if last.disc is not None and last.disc.height < 6.0:
+        # A low disc lets the last vertebra stand on the sacrum like one more segment of it.
+        angle = np.rad2deg(last.sizes["wedge"] / 2 / last.sizes["depth_lower"]) + rng.uniform(-1, 5)
+        at = keys.index(24.0)
+        tilts[at] = max(tilts[at], tilts[at + 1] - float(angle))
     posed = []
     for level in levels:
         swing = curve * spread * float(np.sin(2 * np.pi * level.key / (2 * wave) + phase))
