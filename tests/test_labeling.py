@@ -378,6 +378,22 @@ def test_a_dens_makes_c2() -> None:
     assert names(naming) == ["C1", "C2", "C3", "C4", "C5"] and not naming.ambiguous
 
 
+@pytest.mark.parametrize("tapered", [True, False])
+def test_a_tall_first_body_that_tapers_is_c2_without_a_class_for_the_dens(tapered: bool) -> None:
+    sem, inst = spine([25.0, 20.0, 20.0, 20.0, 20.0])
+    body = np.nonzero((sem.array == 49) & (inst.array == 1))
+    top, left, right = body[1].min(), body[2].min(), body[2].max()
+    rise = slice(max(top - 22, 0), top)
+    aside = (right - left) // 3 if tapered else 0
+    array, ids = sem.array.copy(), inst.array.copy()
+    place = (slice(body[0].min(), body[0].max() + 1), rise, slice(left + aside, right + 1 - aside))
+    array[place], ids[place] = 49, 1
+    naming = ask((sem.with_array(array), inst.with_array(ids)))
+    assert (not naming.ambiguous) == tapered
+    if tapered:
+        assert names(naming)[0] == "C2" and "a dens is in view" in naming.notes[0]
+
+
 def test_a_canal_that_ends_inside_the_image_is_next_to_the_skull() -> None:
     naming = ask(spine(real_pitch("C2", 6), canal_above=25, above=50))
     assert names(naming) == ["C2", "C3", "C4", "C5", "C6", "C7"] and not naming.ambiguous

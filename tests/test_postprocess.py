@@ -100,6 +100,22 @@ def test_split_c2_is_joined():
     assert np.array_equal(post.join_split_top(g["sem"], g["inst"], (1, 1, 2)), g["out"])
 
 
+def test_a_c2_cut_below_the_ring_of_c1_is_joined():
+    sem = np.zeros((60, 90, 20), np.uint8)
+    inst = np.zeros(sem.shape, np.uint16)
+    sem[2:8, 8:16], inst[2:8, 8:16] = 41, 1  # the front arch of C1, in front of the dens
+    sem[10:20, 5:20], inst[10:20, 5:20] = 49, 2
+    sem[10:28, 20:40], inst[10:28, 20:40] = 49, 3
+    sem[40:55, 25:45], inst[40:55, 25:45] = 42, 3
+    sem[10:28, 41:46] = 100
+    sem[10:28, 47:65], inst[10:28, 47:65] = 49, 4
+    joined = post.join_split_top(sem, inst, (1, 1, 1))
+    assert np.array_equal(joined, np.where(inst == 2, 3, inst))
+    # With a body of its own on top, the two below it are a matter of the instance phase.
+    inst[10:20, 0:5], sem[10:20, 0:5] = 1, 49
+    assert np.array_equal(post.join_split_top(sem, inst, (1, 1, 1)), inst)
+
+
 def test_a_vertebra_cut_by_the_image_is_not_swallowed_because_facets_touch():
     sem = np.zeros((40, 60, 20), np.uint8)
     inst = np.zeros(sem.shape, np.uint16)

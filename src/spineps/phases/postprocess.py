@@ -44,6 +44,8 @@ BODY_PARTS = (CORPUS, CORPUS_INNER, DENS)
 ARTICULAR = (45, 46, 47, 48)
 #: mm2 and mm3 of one voxel of the published models (0.75 x 0.75 x 1.65 mm); their thresholds are multiples of it.
 REFERENCE_VOLUME = 0.75 * 0.75 * 1.65
+#: An instance on top with less than this share of the next one's body is a C1, which has none.
+RING = 0.1
 
 Namer = Callable[[np.ndarray], Mapping[int, int]]
 
@@ -170,7 +172,7 @@ def assign_missing(
 
 
 def join_split_top(sem: np.ndarray, inst: np.ndarray, zoom: Sequence[float]) -> np.ndarray:
-    """Step c: a C2 cut in two (dens and body) is joined: the two topmost instances without a disc between them.
+    """Step c: a C2 cut in two (dens and body) is joined: the two topmost bodies without a disc between them.
 
     Joined when the upper one has less than half the volume of the lower and their *bodies* touch by more than 19 mm2.
     (The published system also counts contact of facets, which can swallow a vertebra cut by the image border.)
@@ -180,16 +182,20 @@ def join_split_top(sem: np.ndarray, inst: np.ndarray, zoom: Sequence[float]) -> 
         return inst
     body = is_in(sem, (CORPUS, CORPUS_INNER, DENS, ARCUS))
     height = {i: c[1] for i, c in centres(np.where(body, inst, 0)).items()}
-    first, second = [*sorted(height, key=lambda i: height[i]), 0, 0][:2]
-    if not second:
+    order = sorted(height, key=lambda i: height[i])
+    bodies = np.where(is_in(sem, BODY_PARTS), inst, 0)
+    size = counts(bodies, int(inst.max()) + 1)
+    if len(order) > 2 and size[order[0]] < RING * size[order[1]]:
+        order = order[1:]  # the ring of C1 above a cut C2
+    if len(order) < 2:
         return inst
+    first, second = order[:2]
     components, _ = label_components(np.where(plates, DISC, 0).astype(np.uint8), 26)
     if any(c[1] < height[second] for c in centres(components).values()):
         return inst
     volume = counts(inst)
     if volume[first] >= 0.5 * volume[second]:
         return inst
-    bodies = np.where(is_in(sem, BODY_PARTS), inst, 0)
     contact = touching(np.where(bodies == first, 1, 0).astype(np.uint8), np.where(bodies == second, second, 0), 26)
     if contact.get(1, {}).get(second, 0) <= mm2_to_voxels(20 * REFERENCE_VOLUME ** (2 / 3), zoom):
         return inst
