@@ -270,6 +270,22 @@ def test_low_dark_last_discs_over_wedged_vertebrae_are_common() -> None:
     assert (sagittal == anatomy.SACRUM).sum() > 150
 
 
+@pytest.mark.parametrize("zoom", [1.5, 2.0])
+def test_thin_discs_keep_a_voxel_between_their_plates(zoom: float) -> None:
+    """Else networks learn that two plates may meet."""
+    spec = random_spec(np.random.default_rng(5), "lumbar", thoracic=12, lumbar=5, pathology=0)
+    levels = tuple(
+        replace(v, disc=replace(v.disc, height=2.5), concavity_lower=0.4, tilt=0.0, lean=0.0) if v.disc else v
+        for v in spec.levels
+    )
+    n = round(60 / zoom)
+    p = render(replace(spec, levels=levels, view=View(22.0, (-15.0, 0.0, 0.0))), field_of_view((n, n, n), (zoom,) * 3))
+    plates = np.argwhere((p.instance == 221).any(axis=1))
+    low, high = np.percentile(plates, [20, 80], axis=0).astype(int)
+    columns = (p.instance == 121).any(axis=1)[low[0] : high[0], low[1] : high[1]]
+    assert columns.size > 50 and columns.mean() > 0.99
+
+
 def test_plates_are_numbered_like_the_disc_between_them() -> None:
     spec = random_spec(np.random.default_rng(5), "lumbar", pathology=0)
     instance = render(spec, field_of_view((64, 96, 32), (2, 2, 2))).instance

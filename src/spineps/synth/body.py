@@ -11,8 +11,8 @@ from spineps.synth.canvas import Canvas, smoothstep
 from spineps.synth.chain import Frame
 from spineps.volume import Box
 
-#: Thickness in mm of labelled endplates: 1.04 measured on an annotated crop, a little more to stay whole.
-ENDPLATE_THICKNESS = 1.25
+#: Thickness in mm of labelled endplates: 0.92 to 1.12 in two annotated T2w crops, a little more to stay whole.
+ENDPLATE_THICKNESS = 1.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +23,8 @@ class BodyField:
         box: voxels.
         distance: signed distance of the body, mm, negative inside.
         upper, lower: masks of its two endplates.
+        inside: mask of its cross-section, rims left out.
+        above, below: mm beyond its upper and its lower face, negative in the body.
         rho: 0 at the middle of the cross-section, 1 at its outline.
         local: (p, i, r) of every voxel.
     """
@@ -31,6 +33,9 @@ class BodyField:
     distance: np.ndarray
     upper: np.ndarray
     lower: np.ndarray
+    inside: np.ndarray
+    above: np.ndarray
+    below: np.ndarray
     rho: np.ndarray
     local: np.ndarray
 
@@ -113,9 +118,41 @@ def draw_body(canvas: Canvas, frame: Frame) -> BodyField | None:
         distance=distance,
         upper=inside & (np.abs(above) <= plate) if has_upper and level.key > 2.5 else np.zeros(box_shape(box), bool),
         lower=inside & (np.abs(below) <= plate) if level.id != SACRUM else np.zeros(box_shape(box), bool),
+        inside=inside,
+        above=above,
+        below=below,
         rho=rho,
         local=local,
     )
+
+
+def make_room(first: BodyField, second: BodyField, least: float) -> tuple[Box, np.ndarray] | None:
+    """Push the two plates beside a thin disc into the bone, so that a sheet of ``least`` mm is left between them.
+
+    Args:
+        first, second: the bodies above and below the disc; their plates are moved in place.
+        least: mm, about a voxel: networks learn to forget discs that grids swallow.
+
+    Returns:
+        Box and mask of that sheet, None where the bodies do not meet.
+    """
+    a, b = (tuple((s.start, s.stop) for s in field.box) for field in (first, second))
+    box = tuple(slice(max(x[0], y[0]), min(x[1], y[1])) for x, y in zip(a, b, strict=True))
+    if any(s.stop <= s.start for s in box):
+        return None
+    u, v = (
+        tuple(slice(s.start - o.start, s.stop - o.start) for s, o in zip(box, field.box, strict=True))
+        for field in (first, second)
+    )
+    below, above = first.below[u], second.above[v]
+    gap = below + above
+    shift = np.maximum(np.float32(least + ENDPLATE_THICKNESS) - gap, 0) / 2
+    shift[gap < -1] = 0
+    plate = np.float32(ENDPLATE_THICKNESS / 2)
+    both = first.inside[u] & second.inside[v]
+    np.copyto(first.lower[u], np.abs(below + shift) <= plate, where=both)
+    np.copyto(second.upper[v], np.abs(above + shift) <= plate, where=both)
+    return (box[0], box[1], box[2]), both & (gap >= -1) & (np.abs(below - above) <= np.float32(least))
 
 
 def box_shape(box: Box) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ import numpy as np
 from spineps import anatomy
 from spineps.anatomy import CANAL, CORD, CORPUS, DISC, DISC_OFFSET, ENDPLATE, ENDPLATE_OFFSET, SACRUM
 from spineps.synth import surroundings
-from spineps.synth.body import BodyField, DiscField, draw_body, draw_disc
+from spineps.synth.body import BodyField, DiscField, draw_body, draw_disc, make_room
 from spineps.synth.canal import SpineSpace, dural_sac
 from spineps.synth.canvas import FAR, Canvas, smooth_noise, smooth_union
 from spineps.synth.chain import PIR_TO_RAS, Frame, canal_line, frames
@@ -83,6 +83,16 @@ def render(spec: SpineSpec, grid: Grid) -> Phantom:
     joints &= (bone.part != anatomy.SPINOSUS) & ~((semantic == SACRUM) & (bone.nearest < -1))
     tissue[joints] = Tissue.CARTILAGE
     maps = Phantom(tissue, semantic, instance, grid, spec)
+    # One voxel of the grid, but no more than 2 mm: coarse grids may swallow discs, or they would swallow bone.
+    least = min(sorted(grid.zoom)[1], 2.0)
+    for n in bone.bodies:
+        disc = placed[n].level.disc
+        if n + 1 in bone.bodies and placed[n].level.id != SACRUM and disc is not None and not disc.fused:
+            room = make_room(bone.bodies[n], bone.bodies[n + 1], least)
+            if room is not None:
+                box, sheet = room
+                semantic[box][sheet] = 0
+                instance[box][sheet] = 0
     _marrow_details(maps, placed, bone.bodies)
     _draw_discs(maps, canvas, placed, bone.bodies)
     _draw_canal(maps, space, rng)
