@@ -378,6 +378,20 @@ def test_a_dens_makes_c2() -> None:
     assert names(naming) == ["C1", "C2", "C3", "C4", "C5"] and not naming.ambiguous
 
 
+def test_a_spinous_process_alone_at_the_top_belongs_above_the_bodies_that_it_hangs_beside() -> None:
+    sem, inst = spine(real_pitch("T9", 5), sacrum=False)
+    array, ids = sem.array.copy(), inst.array.copy()
+    low = 12  # processes hang by this much
+    processes = ids * (array == 42)
+    array[array == 42] = 0
+    ids[processes > 0] = 0
+    moved = np.roll(processes, low, axis=1)
+    array[moved > 0], ids[moved > 0] = 42, moved[moved > 0]
+    array[52:66, 16:21, 9:11], ids[52:66, 16:21, 9:11] = 42, 9
+    assert np.argwhere(ids == 9)[:, 1].mean() > np.argwhere((ids == 1) & (array == 49))[:, 1].mean()
+    assert list(ask((sem.with_array(array), inst.with_array(ids))).ids) == [9, 1, 2, 3, 4, 5]
+
+
 @pytest.mark.parametrize("tapered", [True, False])
 def test_a_tall_first_body_that_tapers_is_c2_without_a_class_for_the_dens(tapered: bool) -> None:
     sem, inst = spine([25.0, 20.0, 20.0, 20.0, 20.0])

@@ -60,7 +60,7 @@ class Body:
         height: mm along the spine (0 when no body is seen).
         body_mm3: volume of the body, dens included.
         dens_mm3: volume of the dens.
-        depth_index: position along axis 1 (PIR), voxels.
+        depth_index: position along axis 1 (PIR), voxels; where the body would be when none is seen.
         taper: width of the upper third of the body over that of the lower third (1 when no body is seen).
     """
 
@@ -103,7 +103,13 @@ def measure_bodies(sem: np.ndarray, inst: np.ndarray, grid: Grid) -> list[Body]:
     used = body | (has_body[row] == 0)
     number = np.bincount(row[used], minlength=n)
     index = np.stack([np.bincount(row[used], weights=axis[used], minlength=n) / number for axis in voxels], axis=-1)
-    order = np.argsort(index[:, 1], kind="stable")
+    # Posterior parts hang lower than their body: a vertebra that shows nothing else lies higher than they do.
+    others = np.bincount(row[~body], minlength=n)
+    both = (has_body > 0) & (others > 0)
+    rest = np.bincount(row[~body], weights=voxels[1][~body], minlength=n) / np.maximum(others, 1)
+    drop = float(np.median((rest - index[:, 1])[both])) if both.any() else 0.0
+    depth = np.where(has_body > 0, index[:, 1], index[:, 1] - drop)
+    order = np.argsort(depth, kind="stable")
     centre = grid.to_world(index)
     axes = spine_axes(centre[order])[np.argsort(order)]
     offset = grid.to_world(np.stack([a[body] for a in voxels], axis=-1)) - centre[row[body]]
@@ -125,7 +131,7 @@ def measure_bodies(sem: np.ndarray, inst: np.ndarray, grid: Grid) -> list[Body]:
             height=float(height[k]),
             body_mm3=has_body[k] * volume,
             dens_mm3=dens[k] * volume,
-            depth_index=float(index[k, 1]),
+            depth_index=float(depth[k]),
             taper=float(taper[k]),
         )
         for k in order

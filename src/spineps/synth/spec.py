@@ -221,6 +221,9 @@ def _disc(rng: np.random.Generator, height: float, key: float, age: float, patho
     wear = float(np.clip(0.75 * age + load * rng.random() * pathology + 0.25 * rng.standard_normal(), 0, 1))
     wear *= min(pathology, 1.0)
     collapse = 1 - wear * rng.uniform(0.0, 0.55) if wear > 0.35 else 1.0
+    if 13 < key < 21.5 and rng.random() < 0.15 * pathology:
+        # Thin dark discs about the thoracolumbar junction: one in ten of SPIDER's is 4 mm high or less.
+        wear, collapse = max(wear, float(rng.uniform(0.5, 0.9))), float(rng.uniform(0.4, 0.75))
     hernia = 0.0
     fused = bool(rng.random() < 0.012 * pathology) and 2.5 < key < 23.9
     if fused:
