@@ -61,6 +61,7 @@ CLASS_MIRROR: tuple[int, ...] = (0, *(CLASS_IDS.index(s.mirror) for s in STRUCTU
 #: Parts of one vertebra in the semantic mask (50 and 51 occur in CT models of the published system).
 VERTEBRA_PARTS: tuple[int, ...] = (41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51)
 POSTERIOR_PARTS: tuple[int, ...] = (41, 42, 43, 44, 45, 46, 47, 48)
+BODY_PARTS: tuple[int, ...] = (CORPUS, CORPUS_INNER, DENS)
 CANAL_PARTS: tuple[int, ...] = (CORD, CANAL)
 
 #: Offsets in the ``seg-vert`` mask: 100 + v is the disc below vertebra v, 200 + v its endplates.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spineps.anatomy import CORPUS, CORPUS_INNER, DENS, DISC, SACRUM
+from spineps.anatomy import BODY_PARTS, CORPUS, CORPUS_INNER, DENS, DISC, SACRUM
 from spineps.phases.chain import spine_of
 from spineps.phases.components import (
     centres,
@@ -139,7 +139,7 @@ def _seen_extent(sem: np.ndarray) -> tuple[int, int]:
 
 def _whole_bodies(sem: np.ndarray, core: np.ndarray) -> np.ndarray:
     """Each core grown back into the body that it was eroded from."""
-    return grow(core, is_in(sem, (CORPUS, CORPUS_INNER, DENS)), 12, 26)
+    return grow(core, is_in(sem, BODY_PARTS), 12, 26)
 
 
 def _solve_merged(

@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spineps.anatomy import (
+    BODY_PARTS,
     CANAL_PARTS,
-    CORPUS,
-    CORPUS_INNER,
-    DENS,
     DISC,
     ENDPLATE,
     ENDPLATE_INFERIOR,
@@ -33,7 +31,6 @@ from spineps.volume import Box, Volume, bounding_box
 if TYPE_CHECKING:
     from spineps.models.config import InferenceConfig
 
-BODY_PARTS: tuple[int, ...] = (CORPUS, CORPUS_INNER, DENS)
 #: Structures per channel of the bundled recipe, between the image (first) and the vertebra's own mask (last).
 CHANNEL_GROUPS: tuple[tuple[int, ...], ...] = (
     BODY_PARTS,

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spineps.anatomy import CANAL_PARTS, CORD, CORPUS, CORPUS_INNER, DENS, SACRUM, VERTEBRA_PARTS
+from spineps.anatomy import BODY_PARTS, CANAL_PARTS, CORD, DENS, SACRUM, VERTEBRA_PARTS
 from spineps.phases.components import is_in
+from spineps.phases.heights import body_heights
 from spineps.phases.solver import INDEX, N_STATES
 from spineps.volume import Grid, Volume
 
@@ -97,18 +98,14 @@ def measure_bodies(sem: np.ndarray, inst: np.ndarray, grid: Grid) -> list[Body]:
         return []
     ids, row = np.unique(inst[voxels], return_inverse=True)
     code = sem[voxels]
-    body = is_in(code, (CORPUS, CORPUS_INNER, DENS))
+    body = is_in(code, BODY_PARTS)
     n, volume = len(ids), grid.voxel_volume
     has_body = np.bincount(row[body], minlength=n)
     used = body | (has_body[row] == 0)
     number = np.bincount(row[used], minlength=n)
     index = np.stack([np.bincount(row[used], weights=axis[used], minlength=n) / number for axis in voxels], axis=-1)
-    # Posterior parts hang lower than their body: a vertebra that shows nothing else lies higher than they do.
-    others = np.bincount(row[~body], minlength=n)
-    both = (has_body > 0) & (others > 0)
-    rest = np.bincount(row[~body], weights=voxels[1][~body], minlength=n) / np.maximum(others, 1)
-    drop = float(np.median((rest - index[:, 1])[both])) if both.any() else 0.0
-    depth = np.where(has_body > 0, index[:, 1], index[:, 1] - drop)
+    heights = body_heights(sem, inst * is_in(sem, VERTEBRA_PARTS))
+    depth = np.array([heights[int(i)] for i in ids])
     order = np.argsort(depth, kind="stable")
     centre = grid.to_world(index)
     axes = spine_axes(centre[order])[np.argsort(order)]

@@ -12,6 +12,7 @@ import numpy as np
 
 from spineps.anatomy import (
     ARCUS,
+    BODY_PARTS,
     CORPUS,
     CORPUS_INNER,
     DENS,
@@ -36,11 +37,11 @@ from spineps.phases.components import (
     touching,
 )
 from spineps.phases.endplates import assign_discs_and_endplates
+from spineps.phases.heights import body_heights
 from spineps.volume import Volume, bounding_box, mm2_to_voxels, mm3_to_voxels
 
 #: The published system also counts the unused id 40 as part of a vertebra.
 PARTS = (40, *VERTEBRA_PARTS)
-BODY_PARTS = (CORPUS, CORPUS_INNER, DENS)
 ARTICULAR = (45, 46, 47, 48)
 #: mm2 and mm3 of one voxel of the published models (0.75 x 0.75 x 1.65 mm); their thresholds are multiples of it.
 REFERENCE_VOLUME = 0.75 * 0.75 * 1.65
@@ -230,17 +231,6 @@ def number_from_top(sem: np.ndarray, inst: np.ndarray) -> np.ndarray:
     """
     order = sorted(body_heights(sem, inst).items(), key=lambda item: (item[1], item[0]))
     return relabel(inst, {old: new for new, (old, _) in enumerate(order, 1)})
-
-
-def body_heights(sem: np.ndarray, inst: np.ndarray) -> dict[int, float]:
-    """Position along axis 1 of every vertebra's body (guessed for those without one)."""
-    is_body = is_in(sem, BODY_PARTS)
-    body = centres(np.where(is_body, inst, 0))
-    rest = centres(np.where(is_body, 0, inst))
-    drops = [rest[i][1] - body[i][1] for i in body if i in rest]
-    drop = float(np.median(drops)) if drops else 0.0
-    heights = {i: float(c[1]) for i, c in body.items()}
-    return {**{i: float(c[1]) - drop for i, c in rest.items() if i not in body}, **heights}
 
 
 def add_other_bones(sem: np.ndarray, inst: np.ndarray, sacrum_ids: Iterable[int], metal: Iterable[int]) -> np.ndarray:

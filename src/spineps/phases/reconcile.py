@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spineps.anatomy import CORPUS, CORPUS_INNER, DENS, VERTEBRA_PARTS
+from spineps.anatomy import BODY_PARTS, CORPUS, CORPUS_INNER, VERTEBRA_PARTS
 from spineps.phases.components import centres, counts, is_in, label_components, overlap_counts, relabel, touching
 from spineps.phases.corpus import Bodies
 from spineps.phases.territory import divide
@@ -125,7 +125,7 @@ def _keep_top(
 ) -> np.ndarray:
     if not bodyless:
         return out
-    is_body = is_in(sem, (CORPUS, CORPUS_INNER, DENS))
+    is_body = is_in(sem, BODY_PARTS)
     heights = np.sort(bodies.centres[:, 1])
     spacing = float(np.median(np.diff(heights))) if len(heights) > 1 else 40.0
     behind = centres(np.where(is_body, 0, out))
