@@ -1,9 +1,13 @@
 """Each bundled model on generated scans that it was not trained on, with the truth of the stage before as its input.
 
     python benchmarks/phantoms.py [--count 40] [--first 900000] [--only semantic,instance,labeling]
+    python benchmarks/phantoms.py --only chain [--count 16] [--first 950000]
 
 Prints, for all regions and contrasts together: semantic Dice per structure; vertebrae found and their Dice; names right
 (of all vertebrae, of whole scans), split by whether the naming called itself ambiguous.
+
+``chain`` sends scans of usual voxel sizes and fields of view, whole spines included, through all phases one after the
+other and counts, per region, bodies found and names right.
 """
 
 from __future__ import annotations
@@ -14,12 +18,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from spineps.anatomy import BY_ID, T13, VERTEBRAE
+from spineps.anatomy import BY_ID, SACRUM, T13, VERTEBRAE
 from spineps.models.registry import get_instance_model, get_labeling_model, get_semantic_model
 from spineps.options import InstanceOptions, LabelingOptions, SemanticOptions
 from spineps.phases.instance import predict_instances, upsample_instances
 from spineps.phases.labeling import name_instances
 from spineps.phases.semantic import clean_semantic, predict_semantic
+from spineps.pipeline import Models, segment_volume
 from spineps.synth.phantom import make_phantom
 from spineps.volume import Volume
 
@@ -28,6 +33,23 @@ CONTRASTS = ("T2", "T1", "STIR", "CT", "Dixon")
 ZOOM, SHAPE = (1.5, 1.5, 1.5), (88, 128, 52)
 #: A body smaller than this (mm3) is a sliver at the border.
 LEAST_BODY = 800
+#: In thick slices at the border more is needed.
+LEAST_BODY_OF_A_SCAN = 2000
+#: What is scanned by turns, and how: contrast, mm along P, I, R.
+FIELDS = ("cervical", "thoracic", "lumbar", "whole", "cervical", "lumbar", "thoracic", "sacral")
+SCANS: dict[str, tuple[tuple[str, tuple[float, float, float]], ...]] = {
+    "cervical": (("T2", (0.6, 0.6, 3.3)), ("T1", (0.8, 0.8, 3.3)), ("CT", (0.8, 1.0, 0.8)), ("STIR", (0.8, 0.8, 3.6))),
+    "thoracic": (("T2", (0.9, 0.9, 3.6)), ("T1", (0.9, 0.9, 4.0)), ("CT", (1.0, 1.5, 1.0)), ("STIR", (1.0, 1.0, 4.0))),
+    "lumbar": (
+        ("T2", (0.8, 0.8, 4.4)),
+        ("T1", (0.8, 0.8, 4.4)),
+        ("CT", (1.0, 1.5, 1.0)),
+        ("STIR", (0.9, 0.9, 4.4)),
+        ("Dixon", (1.5, 1.5, 3.0)),
+    ),
+    "sacral": (("T1", (1.0, 1.0, 4.0)), ("T2", (0.9, 0.9, 3.0))),
+    "whole": (("T2", (1.0, 1.0, 3.6)), ("CT", (1.5, 1.5, 1.5)), ("Dixon", (1.5, 1.5, 3.0))),
+}
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -42,15 +64,52 @@ def scans(first: int, count: int) -> Iterator[tuple[str, Volume, Volume, Volume]
         yield f"{region} {contrast}", *(v.reoriented("PIR") for v in (image, semantic, instance))
 
 
-def bodies(semantic: Volume, instance: Volume) -> list[int]:
+def bodies(semantic: Volume, instance: Volume, least: float = LEAST_BODY) -> list[int]:
     inside = np.bincount(instance.array[semantic.array == 49].astype(int), minlength=256)
-    return [v for v in VERTEBRAE if inside[v] * float(np.prod(ZOOM)) > LEAST_BODY]
+    return [v for v in VERTEBRAE if inside[v] * float(np.prod(semantic.zoom)) > least]
 
 
 def vertebrae(instance: Volume) -> Volume:
     """Vertebrae alone (no sacrum, discs, plates)."""
     keep = (instance.array <= 25) | (instance.array == T13)
     return instance.with_array(np.where(keep, instance.array, 0).astype(np.uint16))
+
+
+def chain(first: int, count: int) -> None:
+    """All phases; a body is found when most of it is one instance that no other body has."""
+    models = Models(get_semantic_model(), get_instance_model(), get_labeling_model())
+    rows: dict[str, list[tuple[int, int, int, bool, bool]]] = defaultdict(list)
+    for k in range(count):
+        field = FIELDS[k % len(FIELDS)]
+        contrast, zoom = SCANS[field][(k // len(FIELDS) + k) % len(SCANS[field])]
+        image, semantic, instance, *_ = make_phantom(first + k, field, contrast, zoom)
+        result = segment_volume(image, models)
+        body = np.where(semantic.array == 49, instance.array, 0)
+        wanted, used, wrong = bodies(semantic, instance, LEAST_BODY_OF_A_SCAN), set(), []
+        for v in wanted:
+            votes = np.bincount(result.instance.array[body == v], minlength=30)[:30]
+            votes[[0, SACRUM]] = 0
+            best = int(votes.argmax())
+            if votes[best] * 2 < (body == v).sum() or best in used:
+                wrong.append(f"{v} lost")
+                continue
+            used.add(best)
+            wrong += [f"{v} called {best}"] if best != v else []
+        found, right, sure = len(used), len(wanted) - len(wrong), not (result.naming and result.naming.ambiguous)
+        rows[field].append((len(wanted), found, right, right == len(wanted), sure))
+        print(
+            f"{first + k} {field} {contrast}  {right}/{len(wanted)} {'sure' if sure else 'ambiguous'}  {', '.join(wrong)}"
+        )
+    print(
+        "\n| region | scans | bodies found | names right | scans all right | of those that are sure |\n|---|---|---|---|---|---|"
+    )
+    everything = [row for some in rows.values() for row in some]
+    for field, some in [*rows.items(), ("all", everything)]:
+        wanted, found, right, whole, _ = (sum(column) for column in zip(*some, strict=True))
+        sure_ones = [row[3] for row in some if row[4]]
+        print(
+            f"| {field} | {len(some)} | {found}/{wanted} | {right}/{wanted} | {whole} | {sum(sure_ones)} of {len(sure_ones)} |"
+        )
 
 
 def main() -> None:
@@ -60,6 +119,8 @@ def main() -> None:
     parser.add_argument("--only", default="semantic,instance,labeling")
     args = parser.parse_args()
     only = set(args.only.split(","))
+    if "chain" in only:
+        return chain(args.first, args.count)
     structures: dict[int, list[float]] = defaultdict(list)
     found: list[float] = []
     surplus, names = 0, defaultdict(list)
