@@ -97,19 +97,16 @@ def chain(first: int, count: int) -> None:
             wrong += [f"{v} called {best}"] if best != v else []
         found, right, sure = len(used), len(wanted) - len(wrong), not (result.naming and result.naming.ambiguous)
         rows[field].append((len(wanted), found, right, right == len(wanted), sure))
-        print(
-            f"{first + k} {field} {contrast}  {right}/{len(wanted)} {'sure' if sure else 'ambiguous'}  {', '.join(wrong)}"
-        )
-    print(
-        "\n| region | scans | bodies found | names right | scans all right | of those that are sure |\n|---|---|---|---|---|---|"
-    )
+        doubt = "sure" if sure else "ambiguous"
+        print(f"{first + k} {field} {contrast}  {right}/{len(wanted)} {doubt}  {', '.join(wrong)}", flush=True)
+    heads = ("region", "scans", "bodies found", "names right", "scans all right", "of the sure ones")
+    print("\n| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
     everything = [row for some in rows.values() for row in some]
     for field, some in [*rows.items(), ("all", everything)]:
-        wanted, found, right, whole, _ = (sum(column) for column in zip(*some, strict=True))
-        sure_ones = [row[3] for row in some if row[4]]
-        print(
-            f"| {field} | {len(some)} | {found}/{wanted} | {right}/{wanted} | {whole} | {sum(sure_ones)} of {len(sure_ones)} |"
-        )
+        n, found, right, whole, claimed = (sum(column) for column in zip(*some, strict=True))
+        both = sum(row[3] and row[4] for row in some)
+        cells = (field, len(some), f"{found}/{n}", f"{right}/{n}", whole, f"{both} of {claimed}")
+        print("| " + " | ".join(map(str, cells)) + " |")
 
 
 def main() -> None:
@@ -120,7 +117,8 @@ def main() -> None:
     args = parser.parse_args()
     only = set(args.only.split(","))
     if "chain" in only:
-        return chain(args.first, args.count)
+        chain(args.first, args.count)
+        return
     structures: dict[int, list[float]] = defaultdict(list)
     found: list[float] = []
     surplus, names = 0, defaultdict(list)
