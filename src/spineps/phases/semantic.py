@@ -29,6 +29,8 @@ HOLE_LABELS: tuple[int, ...] = (CORPUS, CANAL, DISC, CORD)
 BEYOND_CANAL_MM, GAP_MM = 64.0, 3.0
 #: Gap between pieces of one sacrum (ours: a thin disc S1-S2 is left out by some models).
 SACRUM_GAP_MM = 20.0
+#: A piece of cord with less than this, and with less than this share of the largest piece, is none (ours).
+CORD_PIECE_MM3, CORD_SHARE = 500.0, 0.2
 #: Bodies and canal that make a separate part column, and how far from it other parts may lie (spinous processes of a
 #: narrow slab hang free, about 5 mm behind the canal).
 COLUMN_MM3, COLUMN_GAP_MM = 3000.0, 12.0
@@ -119,7 +121,7 @@ def clean_semantic(mask: Volume, options: SemanticOptions, published: bool = Fal
     if options.clean_small_cc_artifacts:
         array = remove_small(array, mm3_to_voxels(SPECK_MM3, mask.zoom), SPECK_LABELS, 6)
         if not published:
-            array = keep_one_sacrum(part.with_array(array))
+            array = keep_cord_whole(keep_one_sacrum(part.with_array(array)), mask.grid.voxel_volume)
     array = near_canal(array)
     if options.clean_beyond_largest_bounding_box:
         array = keep_main_part(part.with_array(array))
@@ -167,6 +169,18 @@ def keep_one_sacrum(mask: Volume) -> np.ndarray:
     """
     far = _far_from_largest(mask.array == SACRUM, round(SACRUM_GAP_MM / 2 / min(mask.zoom)), np.zeros(3))
     return mask.array if far is None else np.where(far, 0, mask.array).astype(mask.array.dtype)
+
+
+def keep_cord_whole(mask: np.ndarray, voxel_mm3: float) -> np.ndarray:
+    """Small pieces of cord away from its main part become canal: roots that lie close together look like cord.
+
+    The published system keeps every piece.
+    """
+    components, count = label_components(mask == CORD, 26)
+    size = counts(components, count + 1) * voxel_mm3
+    size[0] = 0
+    stray = (size > 0) & (size < min(CORD_SHARE * size.max(), CORD_PIECE_MM3))
+    return np.where(stray[components], CANAL, mask).astype(mask.dtype) if stray.any() else mask
 
 
 def keep_near_column(mask: Volume) -> np.ndarray:
