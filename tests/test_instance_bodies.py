@@ -108,6 +108,14 @@ def test_whole_spine_from_c3_to_l5(gaps):
     assert owners(found.labels, truth, sem) == list(range(1, 23))
 
 
+def test_a_body_alone_that_the_front_of_the_image_cuts_is_one():
+    sem = np.zeros((40, 60, 30), np.uint8)
+    sem[:8, 20:34, 5:25] = 49  # 28 mm high, and of its depth 16 mm are in view
+    zoom = (2.0, 2.0, 2.0)
+    assert len(find_bodies(sem, zoom, 40).centres) == 1
+    assert len(find_bodies(np.roll(sem, 10, axis=0), zoom, 40).centres) == 2
+
+
 def test_two_bodies_alone_in_the_image_are_told_by_their_shape():
     found, sem, truth = bodies_of(Column([18, 19], frozenset({0})))
     assert owners(found.labels, truth, sem) == [1, 2]

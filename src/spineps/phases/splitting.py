@@ -44,6 +44,7 @@ class Shape:
         depth: mm from front to back.
         volume: mm3.
         cut: touches the upper or lower end of the scan.
+        shallow: touches its front or rear end, so that ``depth`` is not the body's.
         place: rank from the top.
     """
 
@@ -53,6 +54,7 @@ class Shape:
     depth: float
     volume: float
     cut: bool
+    shallow: bool
     place: int
 
 
@@ -74,6 +76,7 @@ def describe(whole: np.ndarray, zoom: Sequence[float], extent: tuple[int, int]) 
             depth=_extent(points @ np.array([axis[1], -axis[0], 0.0]), 10) * 1.2,
             volume=len(points) * float(np.prod(scale)),
             cut=box[1].start <= extent[0] + 1 or box[1].stop >= extent[1],
+            shallow=box[0].start == 0 or box[0].stop == whole.shape[0],
             place=place,
         )
     return shapes
@@ -100,7 +103,7 @@ def pieces_in(shape: Shape, prediction: tuple[float, float] | None, disc_inside:
     aspect = shape.height / max(shape.depth, 1e-6)
     if prediction is None:
         # Nothing to compare with: only the shape itself can tell.
-        return max(_number(aspect / USUAL_ASPECT), 2) if aspect > SURE_ASPECT else 1
+        return max(_number(aspect / USUAL_ASPECT), 2) if aspect > SURE_ASPECT and not shape.shallow else 1
     height, volume = prediction
     ratio = min(_bodies(shape.height / height), shape.volume / volume)
     if aspect < LEAST_ASPECT or ratio < (MERGED_AROUND_DISC if disc_inside else MERGED):
