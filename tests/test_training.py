@@ -289,7 +289,7 @@ def test_initial_weights_come_from_anywhere(caches) -> None:
 def test_painted_people_feed_the_network(tmp_path) -> None:
     from spineps.training.phantoms import paint, phantom_arrays
 
-    people = list(phantom_arrays((40, 48, 24), (3, 3, 3), first=3, count=1))
+    people = list(phantom_arrays((40, 48, 24), (3, 3, 3), first=5, count=1))
     write_cache(tmp_path / "people.npz", {}, people)
     config = replace(TINY, zoom=(3.0, 3.0, 3.0), patches=((32, 40, 16),))
     batch = SyntheticFeed([Cache(tmp_path / "people.npz")], config, CPU, paint).batch(0)
