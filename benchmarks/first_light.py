@@ -2,10 +2,10 @@
 
     python benchmarks/first_light.py --data FOLDER [--pictures docs/pictures] [--only spider,bodies,whole,start,size]
 
-FOLDER holds ``spider-native`` (scans with ``seg-coarse`` masks: 1 vertebra, 2 disc, 3 canal) and ``lumbar-bodies``
-(scans with ``seg-bodies`` masks: 18 = T11 ... 24 = L5).  Every scan goes through the command line in a process of its
-own, as a user would run it; quality is scored on the files that it wrote.  ``whole`` is a generated whole spine of
-1.0 x 1.0 x 3.3 mm: seconds, memory, names.
+FOLDER holds ``spider-native`` (scans with ``seg-coarse`` masks: 1 vertebra, 2 disc, 3 canal), ``lumbar-bodies`` (scans
+with ``seg-bodies`` masks: 18 = T11 ... 24 = L5) and perhaps ``spider``, of which the held-out scans are used.  Every scan
+goes through the command line in a process of its own, as a user would run it; quality is scored on the files that it
+wrote.  ``whole`` is a generated whole spine of 1.0 x 1.0 x 3.3 mm: seconds, memory, names.
 """
 
 from __future__ import annotations
@@ -92,8 +92,13 @@ class Run:
 
 
 def spider(data: Path, work: Path, pictures: Path | None) -> None:
+    from spineps.training.config import read_training_config
+
     rows = []
-    for scan in sorted((data / "spider-native").glob("*_T2w.nii.gz")):
+    native = sorted((data / "spider-native").glob("*_T2w.nii.gz"))
+    held_out = read_training_config("semantic").held_out
+    more = [f for name in held_out for f in (data / "spider").glob(f"sub-{name}_*T2w.nii.gz")]
+    for scan in [*native, *(f for f in more if f.name not in {g.name for g in native})]:
         run = Run(scan, work / scan.name.split("_")[0])
         image = nib.load(run.semantic)
         predicted = coarse(load(run.semantic), image.header.get_zooms()[:3])
