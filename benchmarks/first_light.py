@@ -2,10 +2,10 @@
 
     python benchmarks/first_light.py --data FOLDER [--pictures docs/pictures] [--only spider,bodies,whole,start,size]
 
-FOLDER holds ``spider-native`` (scans with ``seg-coarse`` masks: 1 vertebra, 2 disc, 3 canal), ``lumbar-bodies`` (scans
-with ``seg-bodies`` masks: 18 = T11 ... 24 = L5) and perhaps ``spider``, of which the held-out scans are used.  Every
-scan goes through the command line in a process of its own, as a user would run it; quality is scored on the files that it
-wrote.  ``whole`` is a generated whole spine of 1.0 x 1.0 x 3.3 mm: seconds, memory, names.
+FOLDER holds ``spider-native`` (scans with ``seg-coarse`` masks: 1 vertebra, 2 disc, 3 canal), ``lumbar-bodies``
+(scans with ``seg-bodies`` masks: 18 = T11 ... 24 = L5) and perhaps ``spider``, of which the held-out scans are used.
+Every scan goes through the command line in a process of its own, as a user would run it; quality is scored on the
+files that it wrote. ``whole`` is a generated whole spine of 1.0 x 1.0 x 3.3 mm: seconds, memory, names.
 """
 
 from __future__ import annotations
