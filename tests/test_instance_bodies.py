@@ -114,6 +114,8 @@ def test_a_body_alone_that_the_front_of_the_image_cuts_is_one():
     zoom = (2.0, 2.0, 2.0)
     assert len(find_bodies(sem, zoom, 40).centres) == 1
     assert len(find_bodies(np.roll(sem, 10, axis=0), zoom, 40).centres) == 2
+    sem[:8, 20:48, 5:25] = 49  # 56 mm: two, wherever the image ends
+    assert len(find_bodies(sem, zoom, 40).centres) == 2
 
 
 def test_two_bodies_alone_in_the_image_are_told_by_their_shape():

@@ -21,6 +21,8 @@ MERGED = 1.5
 MERGED_AROUND_DISC = 1.35
 #: Height over depth: single bodies of all levels stay below 1.0 in the mean (C3 0.95, T6 0.75, L3 0.8).
 USUAL_ASPECT, SURE_ASPECT, LEAST_ASPECT = 0.9, 1.45, 1.1
+#: No single body is as high, mm (L4: 28 in the mean; a C2 with its dens 39); lumbar body with its disc.
+TALLEST, PITCH = 42.0, 36.0
 #: A neighbour counts when it is at most this many bodies away (published).
 NEIGHBOURHOOD = 5
 #: Least share of thickness that the thinner piece has of the thicker.
@@ -102,8 +104,10 @@ def pieces_in(shape: Shape, prediction: tuple[float, float] | None, disc_inside:
     """How many vertebrae a body holds; 1 for an ordinary one."""
     aspect = shape.height / max(shape.depth, 1e-6)
     if prediction is None:
-        # Nothing to compare with: only the shape itself can tell.
-        return max(_number(aspect / USUAL_ASPECT), 2) if aspect > SURE_ASPECT and not shape.shallow else 1
+        # Nothing to compare with: only the shape itself can tell, or its height where the scan cuts the depth.
+        if aspect <= SURE_ASPECT or (shape.shallow and shape.height < TALLEST):
+            return 1
+        return max(round(shape.height / PITCH) if shape.shallow else _number(aspect / USUAL_ASPECT), 2)
     height, volume = prediction
     ratio = min(_bodies(shape.height / height), shape.volume / volume)
     if aspect < LEAST_ASPECT or ratio < (MERGED_AROUND_DISC if disc_inside else MERGED):
