@@ -75,9 +75,9 @@ def vertebrae(instance: Volume) -> Volume:
     return instance.with_array(np.where(keep, instance.array, 0).astype(np.uint16))
 
 
-def chain(first: int, count: int) -> None:
+def chain(first: int, count: int, semantic_model: str) -> None:
     """All phases; a body is found when most of it is one instance that no other body has."""
-    models = Models(get_semantic_model(), get_instance_model(), get_labeling_model())
+    models = Models(get_semantic_model(semantic_model), get_instance_model(), get_labeling_model())
     rows: dict[str, list[tuple[int, int, int, bool, bool]]] = defaultdict(list)
     for k in range(count):
         field = FIELDS[k % len(FIELDS)]
@@ -114,10 +114,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--first", type=int, default=900_000)
     parser.add_argument("--only", default="semantic,instance,labeling")
+    parser.add_argument("--semantic", default="semantic", help="id or folder of another semantic model")
     args = parser.parse_args()
     only = set(args.only.split(","))
     if "chain" in only:
-        chain(args.first, args.count)
+        chain(args.first, args.count, args.semantic)
         return
     structures: dict[int, list[float]] = defaultdict(list)
     found: list[float] = []
@@ -126,7 +127,7 @@ def main() -> None:
         line = [what]
         if "semantic" in only:
             mask = clean_semantic(
-                predict_semantic(image, get_semantic_model(), SemanticOptions()).mask, SemanticOptions()
+                predict_semantic(image, get_semantic_model(args.semantic), SemanticOptions()).mask, SemanticOptions()
             )
             mask = mask.on(semantic.grid)
             scores = {i: dice(mask.array == i, semantic.array == i) for i in BY_ID if (semantic.array == i).sum() > 30}

@@ -24,7 +24,7 @@ from spineps.outputs.paths import Scan
 from spineps.outputs.poi import poi_document, poi_object
 from spineps.outputs.provenance import FORMAT, is_current, read_record, stage_entry, stage_key
 from spineps.outputs.writer import Writer, check_writable, sweep
-from spineps.phases.semantic import body_on_sacrum
+from spineps.phases.semantic import FUSED_MM2, body_on_sacrum
 from spineps.pipeline import Models, Progress, Segmentation, SemanticStage, segment_volume
 from spineps.volume import Box, Volume
 
@@ -34,9 +34,6 @@ logger = logging.getLogger(__name__)
 FEW_SLICES = 5
 #: Probability below which a name is reported as unsure.
 UNSURE = 0.5
-#: Touching faces (mm2) of the lowest body and the sacrum that are no accident (nine real scans: 0 to 280 where the
-#: masks are right, 2,650 where half of L5 is called sacrum).
-FUSED_MM2 = 800.0
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 from spineps.anatomy import BODY_PARTS, CANAL_PARTS, CORD, DENS, SACRUM, VERTEBRA_PARTS
 from spineps.phases.components import is_in
 from spineps.phases.heights import body_heights
+from spineps.phases.semantic import FUSED_MM2, body_on_sacrum
 from spineps.phases.solver import INDEX, N_STATES
 from spineps.volume import Grid, Volume
 
@@ -200,6 +201,10 @@ def _sacrum(semantic: Volume, bodies: list[Body]) -> Evidence | None:
     table[-1] = -NEVER
     end = L5 - missing
     table[-1, [end, end + 1]] = 0.0  # one more lumbar vertebra already pays for being rare in the solver
+    if body_on_sacrum(semantic) > FUSED_MM2:
+        table[-1, end - 1] = 0.0
+        note = "the sacrum grows into a body: it may begin a vertebra too high, and all names may be one off"
+        return Evidence(table, note, False)
     table[-1, end - 1] = -RARE
     gap = f" ({missing} vertebra(e) between them were not found)" if missing else ""
     return Evidence(table, f"the sacrum lies below the last vertebra{gap}", True, end)
