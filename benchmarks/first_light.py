@@ -5,7 +5,7 @@
 FOLDER holds ``spider-native`` (scans with ``seg-coarse`` masks: 1 vertebra, 2 disc, 3 canal), ``lumbar-bodies``
 (scans with ``seg-bodies`` masks: 18 = T11 ... 24 = L5) and perhaps ``spider``, of which the held-out scans are used.
 Every scan goes through the command line in a process of its own, as a user would run it; quality is scored on the
-files that it wrote. ``whole`` is a generated whole spine of 1.0 x 1.0 x 3.3 mm: seconds, memory, names.
+files that it wrote. ``whole``: three generated whole spines, 1.0 x 1.0 x 3.3 mm: seconds, memory, names.
 """
 
 from __future__ import annotations
@@ -146,15 +146,17 @@ def bodies(data: Path, work: Path, pictures: Path | None) -> None:
 def whole(work: Path, pictures: Path | None) -> None:
     from spineps.synth.phantom import make_phantom
 
-    image, _, truth, *_ = make_phantom(1, "whole", "T2", (1.0, 1.0, 3.3), pathology=0.3, thoracic=12, lumbar=5)
-    scan = work / "sub-whole_T2w.nii.gz"
-    nib.save(nib.Nifti1Image(image.array, image.affine), scan)
-    run = Run(scan, work / "whole")
-    found = load(run.vertebrae)
-    names = [v for v in range(1, 25) if (truth.array == v).any()]
-    right = sum(int(np.bincount(found[truth.array == v]).argmax()) == v for v in names)
-    print(row("x".join(map(str, image.shape)), f"{right}/{len(names)}", run.seconds, run.peak_gb), "\n")
-    keep_picture(run, pictures)
+    for seed in (1, 2, 3):
+        image, _, truth, *_ = make_phantom(seed, "whole", "T2", (1.0, 1.0, 3.3), pathology=0.3, thoracic=12, lumbar=5)
+        scan = work / f"sub-whole{seed}_T2w.nii.gz"
+        nib.save(nib.Nifti1Image(image.array, image.affine), scan)
+        run = Run(scan, work / f"whole{seed}")
+        found = load(run.vertebrae)
+        names = [v for v in range(1, 25) if (truth.array == v).any()]
+        right = sum(int(np.bincount(found[truth.array == v]).argmax()) == v for v in names)
+        print(row("x".join(map(str, image.shape)), f"{right}/{len(names)}", run.seconds, run.peak_gb))
+        keep_picture(run, pictures)
+    print()
 
 
 def start_up() -> None:
