@@ -370,6 +370,25 @@ def test_a_gap_before_the_sacrum_is_counted() -> None:
     assert names(naming) == ["T11", "T12", "L1", "L2", "L3", "L4"]
 
 
+def test_a_sacrum_that_grows_into_a_body_leaves_doubt() -> None:
+    sem, inst = spine(real_pitch("T11", 7), sacrum=True)
+    clear = ask((sem, inst))
+    # No disc between the last body and the sacrum: which of the two is drawn wrong?
+    array = sem.array.copy()
+    last = np.argwhere((array == 49) & (inst.array == 7))[:, 1].max()
+    array[:, last + 1 :][array[:, last + 1 :] == 100] = 26
+    grown = ask((sem.with_array(array), inst))
+    assert not clear.ambiguous and grown.ambiguous
+    assert any("grows into a body" in note for note in grown.notes)
+    assert grown.alternatives[24][1] > clear.alternatives[24][1]
+
+
+def test_agreeing_vertebrae_are_believed_more_than_one() -> None:
+    one, many = (ask(spine(real_pitch("T4", n)), Network("T4", strength=0.5)) for n in (2, 8))
+    assert names(one)[0] == names(many)[0] == "T4"
+    assert many.confidence[11] > one.confidence[11]
+
+
 def test_a_dens_makes_c2() -> None:
     sem, inst = spine([20.0] * 5)
     array = sem.array.copy()

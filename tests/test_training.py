@@ -120,6 +120,14 @@ def test_a_resumed_run_equals_an_uncut_one(caches, optimiser) -> None:
     assert averaged_weights(caches / "cut" / "checkpoint.pt")[0] == config
 
 
+def test_another_optimiser_is_told_from_a_run_and_from_nonsense(caches) -> None:
+    toy_trainer(caches).save(caches / "checkpoint.pt")
+    with pytest.raises(OptionError, match="made with adamw"):
+        toy_trainer(caches, replace(TINY, optimiser="muon")).resume(caches / "checkpoint.pt")
+    with pytest.raises(OptionError, match="no optimiser"):
+        toy_trainer(caches, replace(TINY, optimiser="sgd"))
+
+
 @pytest.mark.parametrize("shape", [(8, 12), (12, 8), (5, 5)])
 def test_orthogonal_keeps_directions_and_evens_out_lengths(shape) -> None:
     matrix = torch.from_numpy(np.random.default_rng(1).standard_normal(shape)).float()

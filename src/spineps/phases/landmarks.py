@@ -45,7 +45,7 @@ LEAST_SACRUM_MM3 = 2000.0
 DENS_MM3 = 250.0
 #: Without a class of its own the dens is part of the body: a C2 is at least this much taller than the bodies below it
 #: (2.0 to 2.8 on 22 generated people) and its upper third at most this much as wide as its lower third (.67 to .82; .94
-#: to 1.24 where there is no dens, two bodies taken for one included).
+#: to 1.24 where there is no dens).
 C2_HEIGHT, C2_TAPER = 1.7, 0.88
 #: The conus ends at the lower third of L1 on average; spread of anatomy (0.75 levels) and of its segmentation together.
 #: Saifuddin et al., Spine 1998.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
@@ -52,6 +53,8 @@ class Trainer:
         start = initial if initial is not None else initial_parameters(config.network, config.seed)
         self.params = _on_device(config.network, start, device)
         self.average = {name: p.detach().clone() for name, p in self.params.items()}
+        if config.optimiser not in OPTIMISERS:
+            raise OptionError(f"There is no optimiser {config.optimiser}.", f"Choose one of: {', '.join(OPTIMISERS)}.")
         self.optimiser = OPTIMISERS[config.optimiser](
             list(self.params.items()), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
         )
@@ -148,6 +151,9 @@ class Trainer:
         state = torch.load(path, map_location=self.device, weights_only=True)
         if set(state["params"]) != set(self.params):
             raise OptionError(f"{path} belongs to another network.", "Give another --out folder.")
+        made_by = json.loads(state["config"]).get("optimiser", "adamw")
+        if made_by != self.config.optimiser:
+            raise OptionError(f"{path} was made with {made_by}.", f"Give --init {path} and another --out folder.")
         with torch.no_grad():
             for name in self.params:
                 self.params[name].copy_(state["params"][name])
