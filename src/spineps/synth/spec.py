@@ -155,7 +155,7 @@ def _bodies(
     segments = [*morphometry.SACRAL_KEYS]
     sacral = scale * region_scale["lumbar"]
     shape = {n: 1 + 0.06 * spread * _clipped(rng, 0, 1) for n in morphometry.sacral_sizes(25)}
-    square = float(rng.uniform(0.2, 1.0)) if rng.random() < 0.3 else 0.0
+    square = float(rng.uniform(0.2, 1.0)) if rng.random() < 0.08 else 0.0
     for key in segments:
         sizes = {
             n: v * sacral * shape[n] * (1 + 0.03 * spread * _clipped(rng, 0, 1))

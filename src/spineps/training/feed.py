@@ -128,22 +128,22 @@ class RealFeed:
         valid = inside(points, scan.shape[1:]) & (labels != UNKNOWN)
         if flip:
             labels = self._mirror[labels]
-        labels = with_plates(labels.masked_fill(labels == UNKNOWN, 0), VERTEBRA if chance.happens(0.5) else DISC)
+        labels = with_plates(labels.masked_fill(labels == UNKNOWN, 0))
         if k in self._deep and chance.happens(0.5):
             # Real bone in a contrast that nobody scanned: what a CT shows of shapes holds for any image.
             image = recoloured(chance, image)
         return random_look(chance, image, config.zoom), labels, valid
 
 
-def with_plates(labels: Tensor, side: int) -> Tensor:
-    """Coarse labels with the layer of ``side`` (vertebra or disc) that touches the other one as endplate.
+def with_plates(labels: Tensor) -> Tensor:
+    """Coarse labels with the layer of vertebra that touches a disc as endplate.
 
-    Without it the network forgets endplates on real scans, where they may be called either.  Drawn on both sides in
-    turn they come out thin and centred on the border.
+    Without it the network forgets endplates on real scans, where they may be called either.  On the bone's side alone:
+    drawn on the disc's side too it swallows thin discs.
     """
-    other = (labels == VERTEBRA + DISC - side).float()[None, None]
-    near = F.max_pool3d(F.pad(other, (0, 0, 1, 1, 1, 1)), (3, 3, 1), stride=1)[0, 0] > 0
-    return labels.masked_fill(near & (labels == side), PLATE)
+    disc = (labels == DISC).float()[None, None]
+    near = F.max_pool3d(F.pad(disc, (0, 0, 1, 1, 1, 1)), (3, 3, 1), stride=1)[0, 0] > 0
+    return labels.masked_fill(near & (labels == VERTEBRA), PLATE)
 
 
 def class_lookup(device: torch.device) -> Tensor:
