@@ -197,6 +197,16 @@ def test_pieces_far_from_the_column_go_and_a_spine_in_two_parts_stays():
     assert ((kept == array) | (array == 47)).all()
 
 
+def test_a_femoral_head_called_body_goes() -> None:
+    array = np.zeros((40, 120, 140), np.uint8)
+    array[5:35, 10:60, 5:35] = 49
+    array[5:35, 75:100, 20:45] = 49  # goes on below, bent to the side
+    array[5:35, 85:115, 95:125] = 49  # as far down, but beside
+    array[10:14, 85:115, 128:132] = 26
+    kept = keep_near_column(Volume(array, PIR))
+    assert (kept[:, :105, :50] == array[:, :105, :50]).all() and not kept[:, :, 90:].any()
+
+
 def test_published_cleaning_is_that_of_the_published_system_and_no_more() -> None:
     array = np.zeros((60, 60, 12), np.uint8)
     array[10:40, 5:55, 2:10] = 49
