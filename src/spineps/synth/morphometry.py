@@ -100,11 +100,11 @@ SAC_GAP = (2.0, 1.0, 1.0, 0.9, 0.8, 0.7, 0.7, 0.9, 1.8, 3.5, 3.0, 2.5)
 
 #: Mean and standard deviation of the sagittal angles, degrees.
 CURVATURE: dict[str, tuple[float, float]] = {
-    "sacral_slope": (38.0, 7.5),
+    "sacral_slope": (39.0, 9.0),
     "lumbar_lordosis": (50.0, 10.0),
     "thoracic_kyphosis": (37.0, 9.0),
     "cervical_lordosis": (14.0, 11.0),
-    "sacral_kyphosis": (68.0, 12.0),
+    "sacral_kyphosis": (68.0, 17.0),
 }
 
 SIZE_NAMES: tuple[str, ...] = (*_BODY, *_POSTERIOR)

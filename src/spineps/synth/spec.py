@@ -300,8 +300,10 @@ def _posed(rng: np.random.Generator, levels: list[Level], spread: float) -> list
         angle["sacral_slope"],
     ]
     kyphosis = angle["sacral_kyphosis"]
+    # Some sacra bend at once below S1 or S2, some only at the coccyx; drawn apart, so that the rest of a person stays.
+    late = float(np.exp(0.35 * np.random.default_rng(levels[-1].seed).standard_normal()))
     keys += [26.0, 27.0, 28.0, 29.0, 30.0, 32.0]
-    tilts += [angle["sacral_slope"] - share * kyphosis for share in (0.02, 0.2, 0.48, 0.78, 1.0, 1.3)]
+    tilts += [angle["sacral_slope"] - share**late * kyphosis for share in (0.02, 0.2, 0.48, 0.78, 1.0, 1.3)]
     # The head stands over the pelvis: most of the mean tilt between T1 and S1 is taken out of the whole.
     trunk = [level for level in levels if 7.5 < level.key < 25]
     heights = [level.sizes["height"] for level in trunk]
