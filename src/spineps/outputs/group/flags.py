@@ -61,7 +61,7 @@ FLAGS = (
         2,
     ),
     Flag("unsure", "unsure names", f"a name with a probability below {UNSURE:g}", 2),
-    Flag("ambiguous", "ambiguous names", "no landmark in view that fixes the names", 2),
+    Flag("ambiguous", "ambiguous names", "no landmark that fixes the names", 2),
     Flag(
         "cut",
         "cut off",
