@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         train.add_argument("--synthetic", type=Path, nargs="+", default=[], help="caches of label maps")
         if kind == "semantic":
             train.add_argument("--real", type=Path, help="cache of real scans")
+            train.add_argument("--anatomy", type=Path, nargs="+", default=[], help="caches of real shapes")
         train.add_argument(
             "--out", type=Path, default=Path("runs", kind), help="folder of the run; resumed if it exists"
         )
@@ -66,6 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     real.add_argument("out", type=Path)
     real.add_argument("--config", default="semantic")
     real.set_defaults(command=_cache_real)
+
+    shapes = commands.add_parser("cache-anatomy", help="label volumes of real people, dressed for painting, to a cache")
+    shapes.add_argument("source", type=Path, nargs="+", help="folders of *_seg-vert_msk without *_ct, or files")
+    shapes.add_argument("out", type=Path)
+    shapes.add_argument("--config", default="semantic")
+    shapes.set_defaults(command=_cache_anatomy)
 
     maps = commands.add_parser("cache", help="label maps of generated spines to one cache")
     maps.add_argument("out", type=Path)
@@ -123,7 +130,7 @@ def _objective(args: argparse.Namespace, config: TrainingConfig, device: torch.d
     if args.kind == "semantic":
         from spineps.training.semantic import semantic_objective
 
-        return semantic_objective(config, device, args.synthetic, args.real)
+        return semantic_objective(config, device, args.synthetic, args.real, args.anatomy)
     if not args.synthetic:
         raise OptionError("This network learns from generated spines.", "Give --synthetic CACHE.")
     if args.kind == "instance":
@@ -149,6 +156,19 @@ def _cache_real(args: argparse.Namespace) -> None:
     if write_cache(args.out, meta, scans) == 0:
         args.out.unlink()
         raise InputNotFoundError("There are no scans with masks in there.", "Names: see cache-real --help.")
+
+
+def _cache_anatomy(args: argparse.Namespace) -> None:
+    from spineps.training.anatomy import anatomy_arrays
+    from spineps.training.cache import write_cache
+
+    config = read_training_config(args.config)
+    meta = {"kind": "anatomy", "zoom": config.zoom, "held_out": config.held_out}
+    if missing := [str(source) for source in args.source if not source.exists()]:
+        raise InputNotFoundError(f"There is no {', '.join(missing)}.", "Give folders or files of labels.")
+    if write_cache(args.out, meta, anatomy_arrays(args.source, config.zoom, config.held_out)) == 0:
+        args.out.unlink()
+        raise InputNotFoundError("There are no label volumes in there.", "Names: see cache-anatomy --help.")
 
 
 def _cache_maps(args: argparse.Namespace) -> None:

@@ -45,6 +45,7 @@ class TrainingConfig:
         real_per_step: real patches in a step.
         deep_patches: sizes of patches of real scans that are no slabs; a step takes one of them instead.
         deep_share: share of the steps that do so.
+        anatomy_share: share of the steps whose real patch is a painted one of real shapes, where there is such a cache.
         real_weight: weight of the real patches' loss.
         held_out: scans that must never be trained on.
         class_weights: weight of every class in the cross-entropy.
@@ -67,6 +68,7 @@ class TrainingConfig:
     real_per_step: int = 3
     deep_patches: tuple[Triple, ...] = ()
     deep_share: float = 0.3
+    anatomy_share: float = 0.0
     real_weight: float = 1.0
     held_out: tuple[str, ...] = ()
     class_weights: tuple[float, ...] = ()

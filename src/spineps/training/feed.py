@@ -23,6 +23,8 @@ from spineps.training.warp import inside, sample, sampling_points
 
 #: Coarse labels of real scans.
 VERTEBRA, DISC, ELSE = 1, 2, 6
+#: Tissues of ribs and of all bone that belongs to no spine (:mod:`spineps.synth.tissues`).
+OTHER_BONES = (19, 20)
 #: Voxels across the spine from which a real scan is no slab.
 DEEP = 40
 
@@ -133,6 +135,61 @@ class RealFeed:
             # Real bone in a contrast that nobody scanned: what a CT shows of shapes holds for any image.
             image = recoloured(chance, image)
         return random_look(chance, image, config.zoom), labels, valid
+
+
+class AnatomyFeed:
+    """Deep patches of real shapes (:mod:`spineps.training.anatomy`), painted; one in ``anatomy_share`` of the steps."""
+
+    def __init__(self, caches: Sequence[Cache], config: TrainingConfig, device: torch.device, painter: Painter) -> None:
+        for cache in caches:
+            refuse_held_out(cache, config.held_out)
+        self._config, self._device, self._painter = config, device, painter
+        self._chunks = [torch.from_numpy(cache[name]).to(device) for cache in caches for name in cache.names]
+        self._spine = [_places(~np.isin(c[1].cpu().numpy(), (ELSE, FULL, UNKNOWN))) for c in self._chunks]
+        self._bone = [_places(np.isin(c[0].cpu().numpy(), OTHER_BONES)) for c in self._chunks]
+
+    def takes(self, step: int) -> bool:
+        """Whether this step's real patches come from here."""
+        return bool(np.random.default_rng([self._config.seed, step, 4]).random() < self._config.anatomy_share)
+
+    def batch(self, step: int) -> Batch:
+        """One patch, with coarse labels."""
+        config = self._config
+        sizes = config.deep_patches or config.patches
+        return stack([self._patch(Chance.of(self._device, config.seed, step, 5), _size(sizes, config.seed, step))])
+
+    def _patch(self, chance: Chance, size: Triple) -> tuple[Tensor, Tensor, Tensor]:
+        config = self._config
+        # Bone that is no spine, too: that it is background has to be seen.
+        wanted = self._bone if chance.happens(0.2) else self._spine
+        choice = [k for k, places in enumerate(wanted) if len(places)] or list(range(len(self._chunks)))
+        k = choice[int(chance.numbers.integers(len(choice)))]
+        chunk, places = self._chunks[k], wanted[k]
+        centre = [_centre(chance, n, p) for n, p in zip(chunk.shape[1:], size, strict=True)]
+        if len(places):
+            near = places[int(chance.numbers.integers(len(places)))]
+            moved = [float(c) + chance.uniform(-16, 16) for c in near]
+            centre = [_within(c, n, p) for c, n, p in zip(moved, chunk.shape[1:], size, strict=True)]
+        flip = chance.happens(0.5)
+        points = sampling_points(chance, config.warp, size, centre, flip, self._device)
+        valid = inside(points, chunk.shape[1:])
+        # Sampling makes floats of all that it is given: a box around the patch is a tenth of a chunk.
+        low = [int(p.floor().clamp(0, n - 1)) for p, n in zip(points.amin((0, 1, 2)), chunk.shape[1:], strict=True)]
+        high = [int(p.ceil().clamp(0, n - 1)) + 1 for p, n in zip(points.amax((0, 1, 2)), chunk.shape[1:], strict=True)]
+        box = chunk[:, low[0] : high[0], low[1] : high[1], low[2] : high[2]]
+        offset = torch.tensor(low, dtype=points.dtype, device=points.device)
+        tissue, labels, instance = sample(box, points - offset, nearest=True).to(torch.uint8)
+        image = spread(self._painter(tissue, instance, config.zoom, chance))
+        image = random_look(chance, image, config.zoom) if chance.happens(0.25) else standardise(image)
+        valid &= labels != UNKNOWN
+        return image, with_plates(labels.long().masked_fill(labels == UNKNOWN, 0)), valid
+
+
+def _places(mask: np.ndarray, most: int = 20000) -> np.ndarray:
+    """(n, 3) voxels of a mask, thinned evenly."""
+    places = np.flatnonzero(mask)
+    places = places[:: max(len(places) // most, 1)]
+    return np.stack(np.unravel_index(places, mask.shape), -1).astype(np.int16)
 
 
 def with_plates(labels: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def real_arrays(folder: Path, zoom: tuple[float, float, float], held_out: Iterab
         mask = file.with_name(file.name.replace("_T2w", "_seg-coarse_msk"))
         if not mask.is_file() or any(name in file.name for name in refused):  # it may have another kind of mask
             continue
-        image, labels = (_read(file).reoriented("PIR"), _read(mask).reoriented("PIR"))
+        image, labels = (read_volume(file).reoriented("PIR"), read_volume(mask).reoriented("PIR"))
         grey = spread(to_model_grid(image, zoom).array)
         shares = [to_model_grid(labels.with_array(labels.array == k), zoom).array for k in range(4)]
         coarse = mark_cord(grey, np.argmax(shares, axis=0), zoom)
@@ -98,7 +98,7 @@ def whole_arrays(folder: Path, zoom: tuple[float, float, float], held_out: Itera
         mask_file = file.with_name(file.name.replace("_ct", "_seg-vert_msk"))
         if not mask_file.is_file() or any(name in file.name for name in refused):
             continue
-        image, mask = _read(file).reoriented("PIR"), _read(mask_file).reoriented("PIR")
+        image, mask = read_volume(file).reoriented("PIR"), read_volume(mask_file).reoriented("PIR")
         units = to_model_grid(image, zoom).array
         vertebra = to_model_grid(mask.with_array(mask.array > 0), zoom).array > 0.5
         # Cut-off vertebrae, ribs and sacrum are not labelled in these sets: bone outside the mask may be anything.
@@ -131,12 +131,12 @@ def own_arrays(folder: Path, zoom: tuple[float, float, float], held_out: Iterabl
         if wanted not in images:
             logger.warning("%s is left out: there is no %s", name, wanted)
             continue
-        mask = _read(file).reoriented("PIR")
+        mask = read_volume(file).reoriented("PIR")
         ids = {CORPUS_INNER: CORPUS, ENDPLATE_SUPERIOR: ENDPLATE, ENDPLATE_INFERIOR: ENDPLATE}
         present = [int(i) for i in np.unique(mask.array)]
         if unknown := [i for i in present if ids.get(i, i) not in CLASS_IDS]:
             raise ValueRangeError(f"{file} holds {unknown}, which are no structures.", f"Use {CLASS_IDS}.")
-        grey = spread(to_model_grid(_read(images[wanted]).reoriented("PIR"), zoom).array)
+        grey = spread(to_model_grid(read_volume(images[wanted]).reoriented("PIR"), zoom).array)
         best, labels = np.zeros(grey.shape, np.float32), np.full(grey.shape, FULL, np.uint8)
         for number in present:
             share = to_model_grid(mask.with_array(mask.array == number), zoom).array
@@ -145,7 +145,7 @@ def own_arrays(folder: Path, zoom: tuple[float, float, float], held_out: Iterabl
         yield wanted.removesuffix(".nii.gz"), np.stack([np.rint(grey * GREY_STEP), labels]).astype(np.uint8)
 
 
-def _read(file: Path) -> Volume:
+def read_volume(file: Path) -> Volume:
     import nibabel as nib
 
     image = nib.nifti1.load(file)

@@ -13,7 +13,7 @@ from torch import Tensor
 from spineps.anatomy import CANAL, CLASS_IDS, CORD, CORPUS, DISC, ENDPLATE
 from spineps.training.cache import Cache
 from spineps.training.config import TrainingConfig
-from spineps.training.feed import RealFeed, SyntheticFeed
+from spineps.training.feed import AnatomyFeed, RealFeed, SyntheticFeed
 from spineps.training.loop import Trainer
 from spineps.training.loss import coarse_loss, full_loss, group_matrix
 from spineps.training.pictures import overlay, write_png
@@ -26,9 +26,14 @@ class SemanticObjective:
     """Loss of a step; gradients of the two kinds are accumulated one after the other to spare memory."""
 
     def __init__(
-        self, config: TrainingConfig, device: torch.device, synthetic: SyntheticFeed | None, real: RealFeed | None
+        self,
+        config: TrainingConfig,
+        device: torch.device,
+        synthetic: SyntheticFeed | None,
+        real: RealFeed | None,
+        anatomy: AnatomyFeed | None = None,
     ) -> None:
-        self._config, self._synthetic, self._real = config, synthetic, real
+        self._config, self._synthetic, self._real, self._anatomy = config, synthetic, real, anatomy
         weights = config.class_weights or (1.0,) * config.network.classes
         self._class_weights = torch.tensor(weights, device=device)
         self._groups = group_matrix().to(device)
@@ -45,20 +50,22 @@ class SemanticObjective:
             loss.backward()
             total = total + loss.detach().cpu()
             numbers["synthetic"] = float(loss.detach())
-        if self._real is not None:
-            batch = self._real.batch(step)
+        painted = self._anatomy is not None and self._anatomy.takes(step)
+        coarse = self._anatomy if painted else self._real
+        if coarse is not None:
+            batch = coarse.batch(step)
             loss, scores = coarse_loss(network(batch.images), batch.labels, batch.valid, self._groups)
             (self._config.real_weight * loss).backward()
             total = total + self._config.real_weight * loss.detach().cpu()
-            numbers["real"] = float(loss.detach())
+            numbers["anatomy" if painted else "real"] = float(loss.detach())
             numbers |= {n: v for n, v in zip(SCORE_NAMES, scores.tolist(), strict=True) if v == v}
         return total, numbers
 
     @torch.no_grad()
     def draw(self, trainer: Trainer, out: Path) -> None:
-        """``out/pictures/<step>.png``: truth and answer for one synthetic and one real patch of the next step."""
+        """``out/pictures/<step>.png``: truth and answer for one patch of each kind, of the next step."""
         rows = []
-        for feed in (self._synthetic, self._real):
+        for feed in (self._synthetic, self._real, self._anatomy):
             if feed is None:
                 continue
             batch = feed.batch(trainer.step)
@@ -72,13 +79,17 @@ class SemanticObjective:
 
 
 def semantic_objective(
-    config: TrainingConfig, device: torch.device, synthetic: Sequence[Path], real: Path | None
+    config: TrainingConfig,
+    device: torch.device,
+    synthetic: Sequence[Path],
+    real: Path | None,
+    anatomy: Sequence[Path] = (),
 ) -> SemanticObjective:
-    """The objective over caches in files; either kind may be left out."""
-    keep = device.type != "cpu"
-    generated = None
-    if synthetic:
-        from spineps.training.phantoms import paint
+    """The objective over caches in files; any kind may be left out."""
+    from spineps.training.phantoms import paint
 
-        generated = SyntheticFeed([Cache(path, keep=keep) for path in synthetic], config, device, paint)
-    return SemanticObjective(config, device, generated, RealFeed(Cache(real), config, device) if real else None)
+    keep = device.type != "cpu"
+    generated = SyntheticFeed([Cache(p, keep=keep) for p in synthetic], config, device, paint) if synthetic else None
+    scans = RealFeed(Cache(real), config, device) if real else None
+    shapes = AnatomyFeed([Cache(path) for path in anatomy], config, device, paint) if anatomy else None
+    return SemanticObjective(config, device, generated, scans, shapes)
