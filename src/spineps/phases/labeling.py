@@ -311,7 +311,7 @@ def _read(problem: _Problem, bodies: list[Body], heads: Heads | None, decisive: 
     if boundary:
         notes.append(boundary)
     if ambiguous:
-        notes.append("nothing that can be trusted fixes the names (sacrum, C2, boundary between regions): they are a best guess")
+        notes.append("no trusted landmark (sacrum, C2, boundary between regions) fixes the names: a best guess")
     naming = Naming(
         {b.id: v for b, v in zip(bodies, path.ids, strict=True)}, confidence, alternatives, ambiguous, tuple(notes)
     )
