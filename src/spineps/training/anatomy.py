@@ -526,7 +526,8 @@ def _made_up(scene: Dressing) -> None:
     round_neck = ((x - 8) / 18) ** 2 + (b / 27) ** 2 + 0.15 * more < 1
     scene.fill(neck & ~outside & round_neck, Tissue.MUSCLE)
     scene.fill(~chest & ~neck & (((x - 16) / 22) ** 2 + ((np.abs(b) - 40) / 17) ** 2 < 1), Tissue.PSOAS)
-    scene.fill(chest & (near > 5) & ((np.abs(b) > 16) | (x < -25)) & (blobs > -1.3), Tissue.LUNG)
+    aside = (np.abs(b) + 4 * more > 18) | (x + 5 * more < -24)
+    scene.fill(chest & ~outside & (near > 5) & aside & (blobs > -1.3), Tissue.LUNG)
     kinds = np.array(
         [Tissue.BOWEL, Tissue.FAT, Tissue.LIVER, Tissue.FAT, Tissue.ORGAN, Tissue.FAT, Tissue.MUSCLE], np.uint8
     )
