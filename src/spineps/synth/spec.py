@@ -155,7 +155,7 @@ def _bodies(
     segments = [*morphometry.SACRAL_KEYS]
     sacral = scale * region_scale["lumbar"]
     shape = {n: 1 + 0.06 * spread * _clipped(rng, 0, 1) for n in morphometry.sacral_sizes(25)}
-    square = float(rng.uniform(0.2, 1.0)) if rng.random() < 0.08 else 0.0
+    square = float(rng.uniform(0.2, 1.0)) if rng.random() < 0.03 else 0.0
     for key in segments:
         sizes = {
             n: v * sacral * shape[n] * (1 + 0.03 * spread * _clipped(rng, 0, 1))
@@ -185,21 +185,25 @@ def _bodies(
 
 
 def _junction(rng: np.random.Generator, levels: list[Level], scale: float, pathology: float) -> list[Level]:
-    """Low, dark last discs over a wedge-shaped last vertebra: about one person in seven, some of them transitional."""
+    """Low, dark last discs over the last vertebra: about one person in four, two in five of them transitional.
+
+    Oversampled: taking such a vertebra for sacrum shifts every name.  A sacralised L5 is commoner than a lumbarised S1.
+    """
     draw = rng.random() / max(pathology, 1e-9)
-    if draw > 0.16:
+    if draw > 0.24:
         return levels
-    # One in six of them has it a level higher.
-    place = -2 if draw > 0.135 else -1
+    # One in ten of them has it a level higher.
+    place = -2 if draw > 0.215 else -1
     level, disc = levels[place], levels[place].disc or Disc(6.0)
     sizes = dict(level.sizes)
     low = float(rng.uniform(2.0, 6.0)) * scale
-    if draw < 0.06:
+    transitional = draw < 0.1
+    if transitional:
         # Transitional: broad transverse processes that reach for the sacrum, the disc is rudimentary.
         sizes["transverse_h"] *= float(rng.uniform(1.4, 2.2))
         sizes["transverse_i"] += float(rng.uniform(3, 9))
         low = float(rng.uniform(1.5, 4.5)) * scale
-    if place == -1 and rng.random() < 0.75:
+    if place == -1 and rng.random() < (0.4 if transitional else 0.75):
         ratio = float(rng.uniform(0.6, 0.87))  # posterior to anterior height
         front = sizes["height"] + sizes["wedge"] / 2
         sizes["height"], sizes["wedge"] = front * (1 + ratio) / 2, front * (1 - ratio)
