@@ -16,7 +16,8 @@ from spineps.training.config import TrainingConfig, Warp
 
 torch = pytest.importorskip("torch")
 
-from spineps.training.anatomy import anatomy_arrays, canal_track, dressed_spine, dressed_trunk  # noqa: E402
+from spineps.training.anatomy import anatomy_arrays, dressed_spine, dressed_trunk  # noqa: E402
+from spineps.training.dressing import canal_track  # noqa: E402
 from spineps.training.feed import AnatomyFeed  # noqa: E402
 from spineps.training.loss import coarse_loss, group_matrix  # noqa: E402
 from spineps.training.semantic import SemanticObjective  # noqa: E402
