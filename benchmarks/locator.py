@@ -40,7 +40,8 @@ SETS = (
 def report(name: str, locator: SemanticModel, small: Volume, shape: tuple[int, ...], where: np.ndarray) -> None:
     """``where``: (n, 3) labelled places in voxels of the image of ``shape``."""
     start = time.process_time()
-    box = busy_box(locator.probabilities(small, tta=False)[0] < 0.5, shape)
+    upright = next(axis for axis, code in enumerate(small.axcodes) if code in "SI")
+    box = busy_box(locator.probabilities(small, tta=False)[0] < 0.5, shape, (upright, small.zoom))
     seconds = time.process_time() - start
     if box is None:
         print(f"{name}: nothing found ({seconds:.2f} CPU s)")
@@ -86,8 +87,9 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--phantoms", type=int, default=14)
     parser.add_argument("--compare", type=Path)
+    parser.add_argument("--model", default="semantic", help="id or folder of another semantic model")
     args = parser.parse_args()
-    model = get_semantic_model()
+    model = get_semantic_model(args.model)
     assert model.locator is not None
     real(args.data, model.locator)
     generated(args.phantoms, model.locator)

@@ -84,6 +84,19 @@ def test_the_box_around_what_was_found_has_a_margin_in_voxels_of_the_image(zoom:
     assert busy_box(0 * found, (180, 150, 48)) is None
 
 
+def test_a_shoulder_blade_beside_the_spine_does_not_widen_the_box_and_a_second_part_of_the_spine_does() -> None:
+    found = np.zeros((60, 100, 100), bool)
+    found[20:36, 6:56, 44:56] = True
+    found[20:40, 10:40, 10:22] = True
+    stance = 1, (4.5, 4.5, 4.5)
+    assert busy_box(found, found.shape, stance)[2] == slice(44 - 12, 56 + 12)
+    assert busy_box(found, found.shape)[2].start == 0
+    found[20:35, 65:95, 50:60] = True  # goes on, behind metal
+    assert busy_box(found, found.shape, stance)[1].stop == 100
+    found[20:50, 10:50, 10:22] = True  # too large to be left out
+    assert busy_box(found, found.shape, stance)[2].start == 0
+
+
 @given(st.integers(1, 300), st.integers(1, 64), st.floats(0.1, 1))
 def test_tiles_cover_everything(length: int, tile: int, step: float) -> None:
     starts = tile_starts(length, tile, step)

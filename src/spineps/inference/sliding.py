@@ -8,12 +8,15 @@ from itertools import product
 import numpy as np
 
 from spineps.inference.engine import Network
+from spineps.inference.parts import continuing
 
 #: Standard deviation of the tile weights as a fraction of the tile (nnU-Net: 0.125; wider uses more of each answer).
 SIGMA = 0.22
 
 #: Step of the first look, share of the largest part below which a part is noise to it, voxels added around the rest.
 FIRST_STEP, SMALL_PART, MARGIN = 0.9, 0.05, 12
+#: A part beside the largest one (a shoulder blade, a hip) is no spine unless it has this share of its size.
+BESIDE_PART = 0.6
 #: Voxels from a side of the box within which something may go on beyond it.
 NEAR = 3
 #: One tile may be this much longer than the patch rather than two overlapping by half.
@@ -23,6 +26,8 @@ STRETCH = 1.35
 Mirror = tuple[int, Sequence[int]]
 Progress = Callable[[int, int], None]
 Box = tuple[slice, slice, slice]
+#: Axis along which the body stands, and mm per voxel of each axis.
+Stance = tuple[int, Sequence[float]]
 
 
 def sliding_window(
@@ -86,6 +91,7 @@ def focused_window(
     progress: Progress | None = None,
     prepare: Callable[[np.ndarray], np.ndarray] | None = None,
     locate: Callable[[], Box | None] | None = None,
+    stance: Stance | None = None,
 ) -> np.ndarray:
     """:func:`sliding_window` with its overlap and mirrored pass spent only where a first quick look finds something.
 
@@ -99,14 +105,14 @@ def focused_window(
     box = locate() if locate else None
     if box is None:
         seen = sliding_window(network, image, patch, FIRST_STEP, classes, None, progress, prepare)
-        box = busy_box(seen[0] < 0.5, shape)
+        box = busy_box(seen[0] < 0.5, shape, stance)
         if box is None:
             return seen
         del seen
     while True:
         part = image[(slice(None), *box)]
         careful = sliding_window(network, part, patch, step, classes, mirror, progress, prepare)
-        wider = _wider(careful[0] < 0.5, box, shape, patch)
+        wider = _wider(careful[0] < 0.5, box, shape, patch, stance)
         if wider == box:
             break
         box = wider
@@ -116,17 +122,18 @@ def focused_window(
     return answer
 
 
-def busy_box(found: np.ndarray, shape: Sequence[int]) -> Box | None:
+def busy_box(found: np.ndarray, shape: Sequence[int], stance: Stance | None = None) -> Box | None:
     """Box around the large components of what was found, with a margin.
 
     Args:
         found: bool, of the whole image in voxels of any size.
         shape: voxels of the image in which box and margin are counted.
+        stance: of ``found``; None takes what lies beside the largest component for spine, too.
     """
     # On a fine grid every other voxel is enough to see what is large.
     scale = [n / m for n, m in zip(shape, found.shape, strict=True)]
     sparse = 2 if max(scale) < 1.5 else 1
-    box = _large_parts(found[::sparse, ::sparse, ::sparse])
+    box = _large_parts(found[::sparse, ::sparse, ::sparse], stance and (stance[0], [sparse * mm for mm in stance[1]]))
     if box is None:
         return None
     sides = []
@@ -137,22 +144,28 @@ def busy_box(found: np.ndarray, shape: Sequence[int]) -> Box | None:
     return sides[0], sides[1], sides[2]
 
 
-def _large_parts(found: np.ndarray) -> Box | None:
-    """Box around all components that are not small beside the largest."""
+def _large_parts(found: np.ndarray, stance: Stance | None) -> Box | None:
+    """Box around all components that are not small beside the largest, nor smaller ones that lie beside it."""
     from scipy.ndimage import find_objects, label
 
     parts, count = label(found)
     if count == 0:
         return None
     sizes = np.bincount(parts.ravel())[1:]
-    boxes = [box for box, size in zip(find_objects(parts), sizes, strict=True) if size >= SMALL_PART * sizes.max()]
-    a, b, c = (slice(min(b[axis].start for b in boxes), max(b[axis].stop for b in boxes)) for axis in range(3))
+    large = np.flatnonzero(sizes >= SMALL_PART * sizes.max())
+    if stance and len(large) > 1:
+        large = large[np.argsort(-sizes[large], kind="stable")]
+        goes_on = continuing([np.argwhere(parts == k + 1) * np.array(stance[1]) for k in large], stance[0])
+        large = large[np.array(goes_on) | (sizes[large] >= BESIDE_PART * sizes.max())]
+    boxes = find_objects(parts)
+    sides = [[boxes[k][axis] for k in large] for axis in range(3)]
+    a, b, c = (slice(min(s.start for s in side), max(s.stop for s in side)) for side in sides)
     return a, b, c
 
 
-def _wider(found: np.ndarray, box: Box, shape: Sequence[int], patch: Sequence[int]) -> Box:
+def _wider(found: np.ndarray, box: Box, shape: Sequence[int], patch: Sequence[int], stance: Stance | None) -> Box:
     """The box, half a patch wider on each side (not of the image) that something large in it comes close to."""
-    inside = _large_parts(found)
+    inside = _large_parts(found, stance)
     if inside is None:
         return box
     sides = []

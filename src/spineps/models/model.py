@@ -124,6 +124,7 @@ class SemanticModel(Model):
             progress=progress,
             prepare=standardise,
             locate=lambda: self._spine_box(image),
+            stance=self._stance(image),
         )
 
     @cached_property
@@ -141,7 +142,10 @@ class SemanticModel(Model):
         if self.locator is None:
             return None
         small = to_model_grid(image, self.locator.config.zoom_min)
-        return busy_box(self.locator.probabilities(small, tta=False)[0] < 0.5, image.shape)
+        return busy_box(self.locator.probabilities(small, tta=False)[0] < 0.5, image.shape, self._stance(small))
+
+    def _stance(self, image: Volume) -> tuple[int, tuple[float, float, float]]:
+        return next(axis for axis, code in enumerate(image.axcodes) if code in "SI"), image.zoom
 
     def labels(
         self,

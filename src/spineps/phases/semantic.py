@@ -37,9 +37,6 @@ FUSED_MM2 = 800.0
 #: Bodies and canal that make a separate part column, and how far from it other parts may lie (spinous processes of a
 #: narrow slab hang free, about 5 mm behind the canal).
 COLUMN_MM3, COLUMN_GAP_MM = 3000.0, 12.0
-#: How far beside the column a further part of it may begin: this, and this share of the way up or down to it (in CT of
-#: trunks a femoral head called body lay 54 mm beside and 48 mm below, a stent in the aorta 16 mm in front of it).
-BESIDE_MM, BESIDE_SHARE = 6.0, 0.6
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,13 +195,19 @@ def keep_near_column(mask: Volume) -> np.ndarray:
     from edt import edt
     from scipy.ndimage import minimum
 
+    from spineps.inference.parts import continuing
+
     components, count = label_components(mask.array > 0, 26)
     column = np.where(is_in(mask.array, (CORPUS, CORPUS_INNER, *CANAL_PARTS)), components, 0)
     size = counts(column, count + 1).astype(float) * mask.grid.voxel_volume
     size[0] = 0
     if not size.any():
         return mask.array
-    is_column = _continuing(column, np.flatnonzero(size >= min(COLUMN_MM3, size.max())), size, mask)
+    parts = np.flatnonzero(size >= min(COLUMN_MM3, size.max()))
+    parts = parts[np.argsort(-size[parts], kind="stable")]
+    places = [np.argwhere(column == k) * np.array(mask.zoom) for k in parts]
+    is_column = np.zeros(count + 1, bool)
+    is_column[parts[continuing(places, _cranio_caudal(mask))]] = True
     if is_column[1:].all():
         return mask.array
     distance = edt(~is_column[components], anisotropy=mask.zoom)
@@ -213,29 +216,6 @@ def keep_near_column(mask: Volume) -> np.ndarray:
         return mask.array
     logger.info("%d of %d separate parts lie too far from the column and are deleted", (~near).sum(), count)
     return np.where(np.concatenate([[False], ~near])[components], 0, mask.array).astype(mask.array.dtype)
-
-
-def _continuing(column: np.ndarray, parts: np.ndarray, size: np.ndarray, mask: Volume) -> np.ndarray:
-    """True for the largest of ``parts`` (numbers in ``column``) and for those that go on where it ends."""
-    from scipy.spatial import cKDTree
-
-    upright = _cranio_caudal(mask)
-    largest, *others = (int(k) for k in parts[np.argsort(-size[parts], kind="stable")])
-    kept = np.zeros(len(size), bool)
-    kept[largest] = True
-    points = np.argwhere(column == largest) * np.array(mask.zoom)
-    places = {part: np.argwhere(column == part) * np.array(mask.zoom) for part in others}
-    reached = [points]
-    while reached:
-        points = reached.pop()
-        tree = cKDTree(points)
-        for part in [part for part in others if not kept[part]]:
-            gap, nearest = tree.query(places[part])
-            step = np.abs(places[part][gap.argmin()] - points[nearest[gap.argmin()]])
-            if np.linalg.norm(np.delete(step, upright)) <= BESIDE_MM + BESIDE_SHARE * step[upright]:
-                kept[part] = True
-                reached.append(places[part])
-    return kept
 
 
 def body_on_sacrum(mask: Volume) -> float:
