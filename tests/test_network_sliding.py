@@ -87,7 +87,7 @@ def test_the_box_around_what_was_found_has_a_margin_in_voxels_of_the_image(zoom:
 def test_a_shoulder_blade_beside_the_spine_does_not_widen_the_box_and_a_second_part_of_the_spine_does() -> None:
     found = np.zeros((60, 100, 100), bool)
     found[20:36, 6:56, 44:56] = True
-    found[20:40, 10:40, 10:22] = True
+    found[20:30, 10:40, 10:20] = True  # beside it
     stance = 1, (4.5, 4.5, 4.5)
     assert busy_box(found, found.shape, stance)[2] == slice(44 - 12, 56 + 12)
     assert busy_box(found, found.shape)[2].start == 0
