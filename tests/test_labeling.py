@@ -16,8 +16,16 @@ from test_solver import recorded
 from spineps.anatomy import T13, VERTEBRA_IDS, VERTEBRA_NAMES, VERTEBRAE
 from spineps.options import LabelingOptions
 from spineps.phases.cutouts import CHANNELS, cutout_inputs, published_inputs
-from spineps.phases.labeling import Naming, heads_to_costs, name_instances, published_costs
-from spineps.phases.landmarks import PITCH, gaps_between, measure_bodies, pitches, size_evidence
+from spineps.phases.labeling import (
+    LIKELY,
+    Naming,
+    _Problem,
+    _read,
+    heads_to_costs,
+    name_instances,
+    published_costs,
+)
+from spineps.phases.landmarks import PITCH, TEMPERATURE, gaps_between, measure_bodies, pitches, size_evidence
 from spineps.phases.scores import relation_costs, score_table, t13_costs
 from spineps.phases.solver import INDEX, N_STATES, Rules, best_path, to_states
 from spineps.volume import Volume
@@ -507,3 +515,18 @@ def test_sizes_and_gaps_are_plain_arithmetic() -> None:
     assert gaps_between(bodies) == [0, 0, 0]
     table = size_evidence(bodies, [0, 1, 0], 1.0)
     assert not table[1].any() and not table[3].any() and table[0].argmax() in range(17, 20)
+
+
+@pytest.mark.parametrize(("other", "ambiguous"), [(0.45, True), (0.0, False)])
+def test_a_landmark_does_not_make_a_row_sure_when_another_reading_is_as_likely(
+    other: float, ambiguous: bool
+) -> None:
+    sem, inst = spine(real_pitch("T5", 6))
+    bodies = measure_bodies(sem.array, inst.array, inst.grid)
+    places = np.arange(6) + INDEX[VERTEBRA_IDS["T5"]]
+    share = np.full((6, N_STATES), 1e-9)
+    share[np.arange(6), places], share[np.arange(6), places + 1] = 1 - other, max(other, 1e-9)
+    problem = _Problem(-TEMPERATURE / 6 * np.log(share), None, Rules(first=1), [0] * 5)
+    naming = _read(problem, bodies, None, True, [], LIKELY)
+    assert naming.ambiguous == ambiguous and any("nearly as likely" in note for note in naming.notes) == ambiguous
+    assert not _read(problem, bodies, None, True, []).ambiguous
