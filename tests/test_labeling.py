@@ -518,9 +518,7 @@ def test_sizes_and_gaps_are_plain_arithmetic() -> None:
 
 
 @pytest.mark.parametrize(("other", "ambiguous"), [(0.45, True), (0.0, False)])
-def test_a_landmark_does_not_make_a_row_sure_when_another_reading_is_as_likely(
-    other: float, ambiguous: bool
-) -> None:
+def test_a_landmark_does_not_make_a_row_sure_when_another_reading_is_as_likely(other: float, ambiguous: bool) -> None:
     sem, inst = spine(real_pitch("T5", 6))
     bodies = measure_bodies(sem.array, inst.array, inst.grid)
     places = np.arange(6) + INDEX[VERTEBRA_IDS["T5"]]

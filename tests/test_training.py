@@ -328,7 +328,8 @@ def test_a_training_step_needs_torch_numpy_and_scipy_only() -> None:
 def test_plates_are_drawn_where_vertebra_and_disc_touch() -> None:
     column = torch.tensor([0, 1, 1, 1, 2, 2, 1, 1, 3])
     labels = column[None, :, None].expand(5, 9, 3).contiguous()
-    assert with_plates(labels)[2, :, 1].tolist() == [0, 1, 1, 4, 2, 2, 4, 1, 3]
+    assert with_plates(labels, side=1)[2, :, 1].tolist() == [0, 1, 1, 4, 2, 2, 4, 1, 3]
+    assert with_plates(labels, side=2)[2, :, 1].tolist() == [0, 1, 1, 1, 4, 4, 1, 1, 3]
 
 
 def test_an_output_can_be_calibrated_at_export(caches, tmp_path) -> None:
@@ -343,6 +344,11 @@ def test_an_output_can_be_calibrated_at_export(caches, tmp_path) -> None:
     assert all(np.allclose(calm[n], plain[n] / (2 if n.startswith("out.") else 1), atol=1e-3) for n in plain)
     with pytest.raises(OptionError, match="17"):
         export(tmp_path / "checkpoint.pt", tmp_path / "odd", {17: 1.0})
+    export(tmp_path / "checkpoint.pt", tmp_path / "mixed", mix=(str(tmp_path / "more"), 0.5))
+    mixed = load_weights(tmp_path / "mixed" / "weights.npz")[1]
+    assert all(np.allclose(mixed[n], (plain[n] + more[n]) / 2, atol=1e-3) for n in plain)
+    with pytest.raises(OptionError, match="cannot be mixed"):
+        export(tmp_path / "checkpoint.pt", tmp_path / "odd", mix=("bundled", 0.5))
 
 
 def own_scan(folder, mask: np.ndarray) -> None:
