@@ -344,11 +344,6 @@ def test_an_output_can_be_calibrated_at_export(caches, tmp_path) -> None:
     assert all(np.allclose(calm[n], plain[n] / (2 if n.startswith("out.") else 1), atol=1e-3) for n in plain)
     with pytest.raises(OptionError, match="17"):
         export(tmp_path / "checkpoint.pt", tmp_path / "odd", {17: 1.0})
-    export(tmp_path / "checkpoint.pt", tmp_path / "mixed", mix=(str(tmp_path / "more"), 0.5))
-    mixed = load_weights(tmp_path / "mixed" / "weights.npz")[1]
-    assert all(np.allclose(mixed[n], (plain[n] + more[n]) / 2, atol=1e-3) for n in plain)
-    with pytest.raises(OptionError, match="cannot be mixed"):
-        export(tmp_path / "checkpoint.pt", tmp_path / "odd", mix=("bundled", 0.5))
 
 
 def own_scan(folder, mask: np.ndarray) -> None:

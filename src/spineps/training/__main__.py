@@ -89,9 +89,6 @@ def _parser() -> argparse.ArgumentParser:
         "--bias", nargs=2, action="append", default=[], metavar=("ID", "ADDED"), help="100 0.4: more disc"
     )
     export.add_argument("--temperature", type=float, default=1.0, help="logits are divided by it")
-    export.add_argument(
-        "--mix", nargs=2, metavar=("WEIGHTS", "SHARE"), help="mean with the weights that the run started from"
-    )
     export.set_defaults(command=_export)
     return parser
 
@@ -188,8 +185,7 @@ def _export(args: argparse.Namespace) -> None:
     from spineps.training.export import export
 
     bias = {int(structure): float(added) for structure, added in args.bias}
-    mix = (args.mix[0], float(args.mix[1])) if args.mix else None
-    export(args.checkpoint, args.folder, bias, args.temperature, mix)
+    export(args.checkpoint, args.folder, bias, args.temperature)
 
 
 if __name__ == "__main__":

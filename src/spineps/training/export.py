@@ -24,13 +24,7 @@ BUNDLED = Path(__file__).parents[1] / "models" / "bundled"
 CONFIG_FILE = "inference_config.json"
 
 
-def export(
-    checkpoint: Path,
-    folder: Path,
-    bias: Mapping[int, float] | None = None,
-    temperature: float = 1.0,
-    mix: tuple[str, float] | None = None,
-) -> None:
+def export(checkpoint: Path, folder: Path, bias: Mapping[int, float] | None = None, temperature: float = 1.0) -> None:
     """Write averaged weights (float16) and, into a new folder, ``inference_config.json`` and a bundled locator.
 
     Args:
@@ -38,18 +32,8 @@ def export(
         folder: a model folder, new or old; its card is left to people.
         bias: of a semantic model: structure id -> what is added to its output bias (calibration).
         temperature: of a semantic model: its logits are divided by it; above 1 it claims less (calibration).
-        mix: weights as for :func:`initial_weights` from which this run started, and their share 0..1 in a weighted
-            mean with the run's (Wortsman et al. 2022, "Robust fine-tuning"): what was learned before stays.
-
-    Raises:
-        OptionError: a structure without an output, or weights of another network.
     """
     config, params = averaged_weights(checkpoint)
-    if mix is not None:
-        others, share = initial_weights(mix[0], "semantic") or {}, mix[1]
-        if {n: p.shape for n, p in others.items()} != {n: p.shape for n, p in params.items()} or not 0 <= share <= 1:
-            raise OptionError(f"{mix[0]} cannot be mixed in.", "Give weights of the same network and a share 0..1.")
-        params = {name: (1 - share) * p + share * others[name] for name, p in params.items()}
     for structure, value in (bias or {}).items():
         if structure not in CLASS_IDS or "out.bias" not in params:
             raise OptionError(f"There is no output for structure {structure}.", f"Choose from {CLASS_IDS}.")
