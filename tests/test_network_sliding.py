@@ -84,6 +84,18 @@ def test_the_box_around_what_was_found_has_a_margin_in_voxels_of_the_image(zoom:
     assert busy_box(0 * found, (180, 150, 48)) is None
 
 
+def test_a_rib_is_followed_once_and_a_spine_to_its_end() -> None:
+    image = np.zeros((1, 96, 64, 160), np.float32)
+    image[:, 40:56, :, 10:26] = 1  # stands along axis 1
+    image[:, 44:52, 30:36, 26:150] = 1  # and one rib along axis 2
+    ball = Ball()
+    answer = focused_window(
+        ball, image, (32, 16, 32), 0.5, 3, locate=lambda: np.s_[24:72, 0:16, 4:32], stance=(1, (1.5,) * 3)
+    )
+    found = answer[0] < 0.5
+    assert found[48, 2:62, 18].all() and not found[:, :, 100:].any()
+
+
 def test_a_shoulder_blade_beside_the_spine_does_not_widen_the_box_and_a_second_part_of_the_spine_does() -> None:
     found = np.zeros((60, 100, 100), bool)
     found[20:36, 6:56, 44:56] = True

@@ -97,7 +97,7 @@ def focused_window(
 
     Images that one tile covers are answered at once.  Else ``locate`` gives the box to look into; without it, or when
     it finds nothing, tiles side by side look at everything.  What then comes close to a side of the box makes the box
-    wider.  Specks outside the box (air and noise) are dropped.
+    wider (across the body, where ``stance`` tells which way it stands, only once).  Specks outside the box (air and noise) are dropped.
     """
     shape = image.shape[1:]
     if all(n <= _tile_length(n, p, s) for n, p, s in zip(shape, patch, network.spec.stride, strict=True)):
@@ -109,13 +109,19 @@ def focused_window(
         if box is None:
             return seen
         del seen
+    first = True
     while True:
         part = image[(slice(None), *box)]
         careful = sliding_window(network, part, patch, step, classes, mirror, progress, prepare)
         wider = _wider(careful[0] < 0.5, box, shape, patch, stance)
+        if stance and not first:
+            # Ribs lead on to the skin: across the body the box grows once.
+            along = stance[0]
+            a, b, c = (wider[axis] if axis == along else box[axis] for axis in range(3))
+            wider = a, b, c
         if wider == box:
             break
-        box = wider
+        box, first = wider, False
     answer = np.zeros((classes, *shape), np.float32)
     answer[0] = 1
     answer[(slice(None), *box)] = careful
