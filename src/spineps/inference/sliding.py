@@ -97,7 +97,8 @@ def focused_window(
 
     Images that one tile covers are answered at once.  Else ``locate`` gives the box to look into; without it, or when
     it finds nothing, tiles side by side look at everything.  What then comes close to a side of the box makes the box
-    wider (across the body, where ``stance`` tells which way it stands, only once).  Specks outside the box (air and noise) are dropped.
+    wider (across the body, where ``stance`` tells which way it stands, only once).  Specks outside the box (air and
+    noise) are dropped.
     """
     shape = image.shape[1:]
     if all(n <= _tile_length(n, p, s) for n, p, s in zip(shape, patch, network.spec.stride, strict=True)):
