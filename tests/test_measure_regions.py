@@ -190,6 +190,7 @@ def test_a_dome_is_measured_with_doubt(slip: float) -> None:
     sure, found = plain[124].values["listhesis"], rounded[124].values["listhesis"]
     assert sure.uncertainty < 0.5 and abs(sure.value - true) < 1.2
     assert found.uncertainty > 1 and abs(found.value - true) < min(2 * found.uncertainty, 2.5)
-    assert rounded[124].values["bulge"].value == pytest.approx(plain[124].values["bulge"].value, abs=1)
+    # In six people the dome adds 0.4 to 1.1 mm where nothing slips.
+    assert rounded[124].values["bulge"].value == pytest.approx(plain[124].values["bulge"].value, abs=1.3)
     slopes = [rows[0].values["sacral_slope"].value for rows in (plain, rounded)]
     assert slopes[1] == pytest.approx(slopes[0], abs=3)
