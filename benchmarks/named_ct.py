@@ -11,7 +11,6 @@ instance that no other has; its mask and its two endplates are compared as one.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,7 +65,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as work:
                 run = Run(scan, Path(work))
                 vertebrae = np.asanyarray(nib.load(run.vertebrae).dataobj).astype(int)
-                points = json.loads(next(run.vertebrae.parent.glob("*_ctd.json")).read_text())
+                points = next(run.vertebrae.parent.glob("*_ctd.json")).read_text()
             vertebrae[vertebrae > 200] -= 200
             vertebrae[vertebrae > 100] = 0
             size = np.bincount(truth.ravel())
