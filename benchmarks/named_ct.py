@@ -82,7 +82,7 @@ def main() -> None:
                 used.add(best)
                 here.append(dice(vertebrae == best, truth == label))
                 right += best == label
-            sure = "ambiguous" if 'mbiguous": true' in json.dumps(points) else "sure"
+            sure = "ambiguous" if '"ambiguous": true' in points else "sure"
             totals += (len(here), right, len(labels))
             scores += here
             name = f"{len(here)}/{len(labels)}", f"{np.mean(here):.3f}", f"{right}/{len(labels)}", sure
