@@ -183,14 +183,13 @@ def _domed(rise: float, slip: float) -> Callable[[Level], Level]:
 def test_a_dome_is_measured_with_doubt(slip: float) -> None:
     """S1 with a top that rises 6 mm: before its rim was looked for, slips were off by 6 to 10 mm."""
     flat, dome = (
-        person("sacral", 1, (1.0, 1.0, 1.0), (7.0, -4.0, 5.0), 12, 5, _domed(rise, slip)) for rise in (-1.0, 6.0)
+        person("sacral", 2, (1.0, 1.0, 1.0), (7.0, -4.0, 5.0), 12, 5, _domed(rise, slip)) for rise in (-1.0, 6.0)
     )
     plain, rounded = (by_label(measure(*found[:2])) for found in (flat, dome))
     true = true_slip(placed(dome[2]), IDS["L5"])
     sure, found = plain[124].values["listhesis"], rounded[124].values["listhesis"]
     assert sure.uncertainty < 0.5 and abs(sure.value - true) < 1.2
     assert found.uncertainty > 1 and abs(found.value - true) < min(2 * found.uncertainty, 2.5)
-    # In six people the dome adds 0.4 to 1.1 mm where nothing slips.
-    assert rounded[124].values["bulge"].value == pytest.approx(plain[124].values["bulge"].value, abs=1.3)
+    assert rounded[124].values["bulge"].value == pytest.approx(plain[124].values["bulge"].value, abs=1)
     slopes = [rows[0].values["sacral_slope"].value for rows in (plain, rounded)]
     assert slopes[1] == pytest.approx(slopes[0], abs=3)
