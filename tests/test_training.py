@@ -29,7 +29,7 @@ from spineps.training.loop import Trainer  # noqa: E402
 from spineps.training.loss import coarse_loss, full_loss, group_matrix  # noqa: E402
 from spineps.training.muon import orthogonal  # noqa: E402
 from spineps.training.pictures import write_png  # noqa: E402
-from spineps.training.real import mark_cord, own_arrays, real_arrays, whole_arrays  # noqa: E402
+from spineps.training.real import mark_cord, mark_plates, own_arrays, real_arrays, whole_arrays  # noqa: E402
 from spineps.training.semantic import SemanticObjective  # noqa: E402
 from spineps.training.warp import inside, sample, sampling_points  # noqa: E402
 
@@ -169,6 +169,16 @@ def test_the_cord_is_marked_where_a_dark_core_fills_the_upper_canal() -> None:
     assert np.isin(marked[:, :12][coarse[:, :12] == 3], (7, 8)).all() and (marked[:, 12:] == coarse[:, 12:]).all()
     assert (marked[9:11, :12, 9:11] == 7).all() and (marked[4:7, :12] != 7).all()
     assert (mark_cord(np.where(coarse == 3, 1.0, 0.2), coarse, (1.5, 1.5, 1.5)) == coarse).all()
+
+
+def test_the_gap_between_vertebra_and_disc_is_endplate() -> None:
+    column = [0, 0, 1, 1, 1, 0, 0, 2, 2, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 2, 2, 0, 0, 0, 0, 0, 0]
+    wanted = [0, 0, 1, 1, 1, 4, 4, 2, 2, 4, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 2, 2, 255, 255, 255, 255, 0, 0]
+    marked = mark_plates(np.tile(np.array(column, np.uint8)[None, :, None], (3, 1, 2)), 0.75)
+    assert marked.tolist() == np.tile(np.array(wanted)[None, :, None], (3, 1, 2)).tolist()
+    far = np.array([1, *[0] * 7, 2, 0, 0, 3], np.uint8)[None, :, None]  # 5 mm apart; a disc behind which the canal lies
+    assert mark_plates(far, 0.75)[0, :, 0].tolist() == [1, *[0] * 7, 2, 255, 255, 3]
+    assert mark_plates(np.zeros((2, 5, 2), np.uint8), 0.75).max() == 0
 
 
 def test_whole_vertebrae_of_ct_leave_other_bone_open(tmp_path) -> None:

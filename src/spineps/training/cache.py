@@ -23,6 +23,8 @@ META = "__meta__"
 GREY_STEP = 200.0
 #: Label of voxels about which nothing is known (:mod:`spineps.training.loss`, which needs torch).
 UNKNOWN = 255
+#: Coarse label of the endplates.
+PLATE = 4
 #: First label of scans whose structures are all labelled: FULL + k is class k of the network.
 FULL = 9
 

@@ -14,11 +14,10 @@ from torch import Tensor
 from spineps.anatomy import CLASS_IDS, CLASS_MIRROR
 from spineps.inference.network import Triple
 from spineps.models.scaling import spread, standardise
-from spineps.training.cache import FULL, GREY_STEP, UNKNOWN, Cache, refuse_held_out
+from spineps.training.cache import FULL, GREY_STEP, PLATE, UNKNOWN, Cache, refuse_held_out
 from spineps.training.chance import Chance
 from spineps.training.config import TrainingConfig
 from spineps.training.intensity import random_look, recoloured
-from spineps.training.loss import PLATE
 from spineps.training.warp import inside, sample, sampling_points
 
 #: Coarse labels of real scans.

@@ -11,10 +11,9 @@ from spineps.training.cache import FULL
 
 IGNORED = -100
 
-#: Coarse label of the endplates, which SPIDER does not have: see :func:`spineps.training.feed.with_plates`.
-PLATE = 4
 #: Ids that each coarse label may stand for.  SPIDER: 0 rest (its sacrum is not labelled), 1 vertebra, 2 disc, 3 canal,
-#: 4 endplate (split between vertebra and disc by the annotators, so it may be either).  VerSe: 5 vertebra, 6 anything
+#: 4 endplate, which SPIDER leaves out (:func:`spineps.training.real.mark_plates`) or splits between vertebra and disc
+#: (:func:`spineps.training.feed.with_plates`, so these two may hold some).  VerSe: 5 vertebra, 6 anything
 #: else.  7 and 8: cord and the fluid around it, where :func:`spineps.training.real.mark_cord` can tell them apart.
 #: FULL + k: class k alone.
 COARSE_GROUPS: tuple[tuple[int, ...], ...] = (
