@@ -129,7 +129,7 @@ class RealFeed:
         valid = inside(points, scan.shape[1:]) & (labels != UNKNOWN)
         if flip:
             labels = self._mirror[labels]
-        labels = with_plates(labels.masked_fill(labels == UNKNOWN, 0), VERTEBRA if chance.happens(0.5) else DISC)
+        labels = with_plates(labels.masked_fill(labels == UNKNOWN, 0))
         if k in self._deep and chance.happens(0.5):
             # Real bone in a contrast that nobody scanned: what a CT shows of shapes holds for any image.
             image = recoloured(chance, image)
@@ -181,8 +181,7 @@ class AnatomyFeed:
         image = spread(self._painter(tissue, instance, config.zoom, chance))
         image = random_look(chance, image, config.zoom) if chance.happens(0.25) else standardise(image)
         valid &= labels != UNKNOWN
-        side = VERTEBRA if chance.happens(0.5) else DISC
-        return image, with_plates(labels.long().masked_fill(labels == UNKNOWN, 0), side), valid
+        return image, with_plates(labels.long().masked_fill(labels == UNKNOWN, 0)), valid
 
 
 def _places(mask: np.ndarray, most: int = 20000) -> np.ndarray:
@@ -192,15 +191,11 @@ def _places(mask: np.ndarray, most: int = 20000) -> np.ndarray:
     return np.stack(np.unravel_index(places, mask.shape), -1).astype(np.int16)
 
 
-def with_plates(labels: Tensor, side: int) -> Tensor:
-    """Coarse labels with the layer of ``side`` (vertebra or disc) that touches the other one as endplate.
-
-    Without it the network forgets endplates on real scans, where they may be called either.  Drawn on both sides in
-    turn they come out thin and centred on the border; on the bone's side alone they came out as thick as a voxel.
-    """
-    other = (labels == VERTEBRA + DISC - side).float()[None, None]
-    near = F.max_pool3d(F.pad(other, (0, 0, 1, 1, 1, 1)), (3, 3, 1), stride=1)[0, 0] > 0
-    return labels.masked_fill(near & (labels == side), PLATE)
+def with_plates(labels: Tensor) -> Tensor:
+    """Coarse labels with the layer of a vertebra that touches a disc as endplate: masks of bone hold it."""
+    disc = (labels == DISC).float()[None, None]
+    near = F.max_pool3d(F.pad(disc, (0, 0, 1, 1, 1, 1)), (3, 3, 1), stride=1)[0, 0] > 0
+    return labels.masked_fill(near & (labels == VERTEBRA), PLATE)
 
 
 def class_lookup(device: torch.device) -> Tensor:
