@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,10 +43,15 @@ def segment(image: Volume, model: SemanticModel, tta: bool | None, step: float |
     return np.array(config.class_ids, np.uint8)[classes]
 
 
-def coarse_dice(prediction: np.ndarray, truth: np.ndarray, zoom: tuple[float, ...]) -> tuple[float, float, float]:
-    """Vertebra, disc and canal; an endplate voxel counts for whichever of them lies nearer."""
-    answer = coarse(prediction, zoom)
-    return dice(answer == 1, truth == 1), dice(answer == 2, truth == 2), dice(answer == 3, truth == 3)
+def coarse_dice(prediction: np.ndarray, truth: np.ndarray, zoom: tuple[float, ...]) -> list[float]:
+    """Vertebra, disc and canal, endplates counting for the nearer of the two; then the first two without plates."""
+    answer, bare = coarse(prediction, zoom), coarse(prediction, zoom, plates_count=False)
+    return [dice(answer == k, truth == k) for k in (1, 2, 3)] + [dice(bare == k, truth == k) for k in (1, 2)]
+
+
+def as_text(scores: Sequence[float]) -> str:
+    v, d, c, bare_v, bare_d = scores
+    return f"vertebra {v:.3f}  disc {d:.3f}  canal {c:.3f}  without plates: vertebra {bare_v:.3f}  disc {bare_d:.3f}"
 
 
 def crops() -> list[tuple[str, Path, Path]]:
@@ -92,11 +98,9 @@ def main() -> None:
         prediction = segment(image, model, args.tta, args.step)
         seconds = time.process_time() - start
         rows.append(coarse_dice(prediction, np.asarray(truth.array), image.zoom))
-        v, d, c = rows[-1]
-        print(f"{number:4d}  vertebra {v:.3f}  disc {d:.3f}  canal {c:.3f}  {seconds:.1f} CPU s")
+        print(f"{number:4d}  {as_text(rows[-1])}  {seconds:.1f} CPU s")
     if rows:
-        v, d, c = np.mean(rows, axis=0)
-        print(f"mean  vertebra {v:.3f}  disc {d:.3f}  canal {c:.3f}")
+        print(f"mean  {as_text(np.mean(rows, axis=0))}")
     for name, image_file, mask_file in crops() if args.crops else []:
         image, truth = read(image_file), np.asarray(read(mask_file).array).astype(int)
         prediction = segment(image, model, args.tta, args.step)
