@@ -25,7 +25,7 @@ from spineps.phases.labeling import (
     name_instances,
     published_costs,
 )
-from spineps.phases.landmarks import PITCH, TEMPERATURE, gaps_between, measure_bodies, pitches, size_evidence
+from spineps.phases.landmarks import PITCH, TEMPERATURE, Body, gap_costs, measure_bodies, pitches, size_evidence
 from spineps.phases.scores import relation_costs, score_table, t13_costs
 from spineps.phases.solver import INDEX, N_STATES, Rules, best_path, to_states
 from spineps.volume import Volume
@@ -512,9 +512,42 @@ def test_a_top_vertebra_without_a_body_may_be_c1(model: Any) -> None:
 
 def test_sizes_and_gaps_are_plain_arithmetic() -> None:
     bodies = measure_bodies(*(v.array for v in spine([30.0] * 4)), spine([30.0] * 4)[0].grid)
-    assert gaps_between(bodies) == [0, 0, 0]
+    assert gap_costs(bodies).argmin(1).tolist() == [0, 0, 0]
     table = size_evidence(bodies, [0, 1, 0], 1.0)
     assert not table[1].any() and not table[3].any() and table[0].argmax() in range(17, 20)
+
+
+def row_of_bodies(heights: list[float], volumes: list[float] | None = None) -> list[Body]:
+    """Bodies at these places (mm down the spine)."""
+    volumes = volumes or [5000.0] * len(heights)
+    return [
+        Body(k, np.array([0.0, 0.0, -mm]), 14.0, volume, 0.0, mm)
+        for k, (mm, volume) in enumerate(zip(heights, volumes, strict=True))
+    ]
+
+
+def test_how_many_are_missing_is_weighed_and_not_decided() -> None:
+    def costs(step: float) -> list[float]:
+        return (gap_costs(row_of_bodies([0, 20, 40, 40 + 20 * step, 60 + 20 * step]))[2] / TEMPERATURE).tolist()
+
+    assert costs(1.0)[0] == 0 and min(costs(1.0)[1:]) > 12 > max(costs(0.8)[0], 1)
+    none, one, two = costs(2.0)
+    assert one < 4 and none > one + 6 and two > one + 4
+    none, one, two = costs(3.0)
+    assert two < one and two < none
+    # Between one step and two nothing is certain: other evidence decides.
+    none, one, _ = costs(1.55)
+    assert abs(none - one) < 1
+
+
+def test_a_dens_is_no_gap_even_below_a_ring_of_c1() -> None:
+    places = [0.0, 15.0, 15 + 13 * 1.7, 28 + 13 * 1.7, 41 + 13 * 1.7, 54 + 13 * 1.7]
+    ring = row_of_bodies(places, [60.0, 5000.0, 2200.0, 2200.0, 2400.0, 2600.0])
+    assert gap_costs(ring).argmin(1).tolist() == [0] * 5
+    # Without the ring above it the same body is the top one; in the middle of a row the distance is a gap.
+    assert gap_costs(ring[1:]).argmin(1).tolist() == [0] * 4
+    lower = row_of_bodies([p + 26 for p in places[1:]])
+    assert gap_costs(row_of_bodies([0.0, 13.0, 26.0]) + lower)[3].argmin() == 1
 
 
 @pytest.mark.parametrize(("other", "ambiguous"), [(0.45, True), (0.0, False)])
@@ -524,7 +557,7 @@ def test_a_landmark_does_not_make_a_row_sure_when_another_reading_is_as_likely(o
     places = np.arange(6) + INDEX[VERTEBRA_IDS["T5"]]
     share = np.full((6, N_STATES), 1e-9)
     share[np.arange(6), places], share[np.arange(6), places + 1] = 1 - other, max(other, 1e-9)
-    problem = _Problem(-TEMPERATURE / 6 * np.log(share), None, Rules(first=1), [0] * 5)
+    problem = _Problem(-TEMPERATURE / 6 * np.log(share), None, Rules(first=1), np.zeros((5, 1)))
     naming = _read(problem, bodies, None, True, [], LIKELY)
     assert naming.ambiguous == ambiguous and any("nearly as likely" in note for note in naming.notes) == ambiguous
     assert not _read(problem, bodies, None, True, []).ambiguous

@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 
 import spineps.phases.solver
 from spineps.anatomy import T13, VERTEBRA_IDS, VERTEBRA_NAMES
-from spineps.phases.solver import INDEX, N_STATES, STATES, Rules, best_path, name_probabilities, to_states
+from spineps.phases.solver import (
+    INDEX,
+    N_STATES,
+    STATES,
+    Rules,
+    best_path,
+    missing_between,
+    name_probabilities,
+    to_states,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 ORDER = [*(f"C{i}" for i in range(1, 8)), *(f"T{i}" for i in range(1, 13)), *(f"L{i}" for i in range(1, 6))]
@@ -146,10 +155,15 @@ def test_a_missing_vertebra_leaves_its_name_out() -> None:
     cost = np.zeros((4, N_STATES))
     for row, name in enumerate(("T11", "T12", "L2", "L3")):
         cost[row, INDEX[VERTEBRA_IDS[name]]] = -1
-    path = best_path(cost, Rules(extra_cost=1, missing_cost=1), gaps=[0, 1, 0])
+    rules, gaps = Rules(extra_cost=1, missing_cost=1), np.array([[0, 9], [9, 0], [0, 9]])
+    path = best_path(cost, rules, gaps=gaps)
     assert [VERTEBRA_NAMES[i] for i in path.ids] == ["T11", "T12", "L2", "L3"]
-    p = name_probabilities(cost, Rules(extra_cost=1, missing_cost=1), gaps=[0, 1, 0], temperature=0.3)
+    assert missing_between(path, rules, gaps) == [0, 1, 0]
+    p = name_probabilities(cost, rules, gaps=gaps, temperature=0.3)
     assert p[2, INDEX[21]] > 0.9
+    # What the distances say can be overruled: a gap of no cost is no order.
+    cheap, dear = (best_path(cost, rules, gaps=np.array([[0, price]] * 3)).ids for price in (0.1, 2.5))
+    assert cheap == path.ids != dear
 
 
 def test_no_anomaly_means_twelve_thoracic_and_five_lumbar() -> None:

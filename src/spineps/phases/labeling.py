@@ -22,14 +22,24 @@ from spineps.phases.landmarks import (
     TEMPERATURE,
     Body,
     Evidence,
-    gaps_between,
+    gap_costs,
     gather,
     measure_bodies,
     size_evidence,
 )
 from spineps.phases.preprocess import as_stored
 from spineps.phases.scores import Heads, relation_costs, score_table, t13_costs, visibility
-from spineps.phases.solver import INDEX, N_STATES, STATES, Path, Rules, best_path, name_probabilities, to_states
+from spineps.phases.solver import (
+    INDEX,
+    N_STATES,
+    STATES,
+    Path,
+    Rules,
+    best_path,
+    missing_between,
+    name_probabilities,
+    to_states,
+)
 from spineps.volume import Volume
 
 if TYPE_CHECKING:
@@ -135,7 +145,7 @@ def _name_as_published(
         return _nothing()
     named = [b for b in named if b.id in seen]
     heads = model.classify(x, batch_size)
-    problem = _Problem(*published_costs(heads, named if c1 else []), rules, [0] * (len(named) - 1))
+    problem = _Problem(*published_costs(heads, named if c1 else []), rules, np.zeros((len(named) - 1, 1)))
     decisive = any(e.decisive for e in gather(semantic.reoriented("PIR"), bodies))
     naming = _read(problem, named, heads, decisive, notes)
     if c1 and bodies[0].id not in naming.ids and 2 in naming.ids.values() and 1 not in naming.ids.values():
@@ -203,16 +213,14 @@ class _Problem:
     cost: np.ndarray
     relation: np.ndarray | None
     rules: Rules
-    gaps: list[int]
+    gaps: np.ndarray
 
     @classmethod
     def of(cls, bodies: list[Body], heads: Heads | None, landmarks: list[Evidence], rules: Rules) -> _Problem:
-        gaps = gaps_between(bodies)
+        gaps = gap_costs(bodies)
         cost, relation = (np.zeros((len(bodies), N_STATES)), None) if heads is None else likely_costs(heads)
         for evidence in landmarks:
             cost = cost - evidence.table
-        if not _legal(cost, rules, gaps):
-            gaps = [0] * len(gaps)
         if not _legal(cost, rules, gaps):
             rules = Rules(first=rules.first, t13=rules.t13, l6=rules.l6, no_t12=rules.no_t12)
         if heads is None:
@@ -281,7 +289,7 @@ def _no_opinion(head: str, classes: int) -> np.ndarray:
     return np.full(classes, 1 / classes, np.float32)
 
 
-def _legal(cost: np.ndarray, rules: Rules, gaps: list[int]) -> bool:
+def _legal(cost: np.ndarray, rules: Rules, gaps: np.ndarray) -> bool:
     try:
         best_path(cost, rules, None, gaps)
     except ValueError:
@@ -289,9 +297,9 @@ def _legal(cost: np.ndarray, rules: Rules, gaps: list[int]) -> bool:
     return True
 
 
-def _best_sizes(cost: np.ndarray, bodies: list[Body], rules: Rules, gaps: list[int]) -> np.ndarray:
+def _best_sizes(cost: np.ndarray, bodies: list[Body], rules: Rules, gaps: np.ndarray) -> np.ndarray:
     """Size evidence for the stature with which the row fits best."""
-    tables = [size_evidence(bodies, gaps, stature) for stature in STATURES]
+    tables = [size_evidence(bodies, gaps.argmin(1).tolist(), stature) for stature in STATURES]
     price = [TEMPERATURE * np.log(stature) ** 2 / (2 * STATURE_SPREAD**2) for stature in STATURES]
     totals = [best_path(cost - t, rules, None, gaps).cost + p for t, p in zip(tables, price, strict=True)]
     return tables[int(np.argmin(totals))]
@@ -310,8 +318,11 @@ def _read(
         others[state] = -1
         second = int(others.argmax())
         alternatives[vertebra] = (STATES[second], float(max(others[second], 0)))
+    missing = missing_between(path, problem.rules, problem.gaps)
     notes = notes + [
-        f"a vertebra seems to be missing below {VERTEBRA_NAMES[path.ids[i]]}" for i, g in enumerate(problem.gaps) if g
+        f"a vertebra seems to be missing below {VERTEBRA_NAMES[v]}"
+        for v, count in zip(path.ids, missing, strict=False)
+        if count
     ]
     boundary = _boundary(path, heads)
     landmark = bool(boundary or decisive)

@@ -11,7 +11,6 @@ Costs add up over a walk; lower is better.  ``softmin`` weights of all walks giv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -78,7 +77,7 @@ class Path:
 
 
 def best_path(
-    cost: np.ndarray, rules: Rules, relation: np.ndarray | None = None, gaps: Sequence[int] | None = None
+    cost: np.ndarray, rules: Rules, relation: np.ndarray | None = None, gaps: np.ndarray | None = None
 ) -> Path:
     """The cheapest legal walk (the lower name on ties).
 
@@ -87,7 +86,7 @@ def best_path(
         rules: what is legal.
         relation: (n, 6), further costs when the row is [0 unused, 1 last cervical, 2 first thoracic, 3 last thoracic,
             4 first lumbar, 5 unused]; "last" counts only when the next row is in a later region.
-        gaps: (n - 1,) vertebrae known to be missing between one row and the next; None for none.
+        gaps: (n - 1, k), cost of 0 .. k - 1 vertebrae missing between one row and the next; None for none missing.
 
     Raises:
         ValueError: no legal walk has n rows.
@@ -114,7 +113,7 @@ def name_probabilities(
     cost: np.ndarray,
     rules: Rules,
     relation: np.ndarray | None = None,
-    gaps: Sequence[int] | None = None,
+    gaps: np.ndarray | None = None,
     temperature: float = 1.0,
 ) -> np.ndarray:
     """Probability of every name for every row, when a walk of cost c has weight exp(-c / temperature).
@@ -176,16 +175,26 @@ def _steps(rules: Rules) -> np.ndarray:
     return steps
 
 
-def _moves(n: int, rules: Rules, relation: np.ndarray | None, gaps: Sequence[int] | None) -> list[np.ndarray]:
+def missing_between(path: Path, rules: Rules, gaps: np.ndarray) -> list[int]:
+    """How many vertebrae the path takes to be missing between one row and the next."""
+    leaps = _leaps(rules, gaps.shape[1])
+    pairs = pairwise(INDEX[v] for v in path.ids)
+    return [int((leaps[:, a, b] + gaps[i]).argmin()) for i, (a, b) in enumerate(pairs)]
+
+
+def _leaps(rules: Rules, most: int) -> np.ndarray:
+    """(most, 26, 26) cost of going from one state to another with 0 .. most - 1 states between them left out."""
+    leaps = [_steps(rules)]
+    while len(leaps) < most:
+        leaps.append((leaps[-1][:, :, None] + leaps[0][None]).min(axis=1))
+    return np.array(leaps)
+
+
+def _moves(n: int, rules: Rules, relation: np.ndarray | None, gaps: np.ndarray | None) -> list[np.ndarray]:
     """(26, 26) cost of each of the n - 1 moves from one row to the next."""
-    once = _steps(rules)
-    moves = []
-    for i in range(n - 1):
-        move = once
-        for _ in range(gaps[i] if gaps is not None else 0):
-            move = (move[:, :, None] + once[None]).min(axis=1)
-        moves.append(move + _leaving(relation, i))
-    return moves
+    gaps = np.zeros((n - 1, 1)) if gaps is None else gaps
+    leaps = _leaps(rules, gaps.shape[1])
+    return [(leaps + gaps[i][:, None, None]).min(axis=0) + _leaving(relation, i) for i in range(n - 1)]
 
 
 def _emissions(cost: np.ndarray, relation: np.ndarray | None) -> np.ndarray:
