@@ -36,6 +36,7 @@ class Column:
     disc_kept: bool = False
     stretch: dict[int, float] = field(default_factory=dict)
     dens: float = 0.0
+    dens_radius: float = 5.0
     sway: float = 10.0
     top_cut: float = -12.0
     width: float = 45.0
@@ -70,7 +71,7 @@ def build(recipe: Column) -> tuple[Volume, Volume]:
             (42, arch & (behind >= 22) & (behind < 45) & (np.abs(r) < 5)),
         ]
         if k == 0 and recipe.dens:
-            dens = ((p / 5) ** 2 + (r / 5) ** 2 < 1) & (i >= top - recipe.dens) & (i < top)
+            dens = (np.hypot(p, r) < recipe.dens_radius) & (i >= top - recipe.dens) & (i < top)
             parts.append((49, dens))
         for code, where in parts:
             free = where & ((sem == 0) | ((sem == 61) & (code == 49)))

@@ -124,8 +124,9 @@ def test_two_bodies_alone_in_the_image_are_told_by_their_shape():
     assert len(bodies_of(Column([18]))[0].centres) == 1
 
 
-def test_a_dens_is_no_second_body():
-    recipe = Column(np.arange(7) * 0.9, dens=16.0, stretch={0: 1.3})
+@pytest.mark.parametrize(("radius", "merged"), [(5.0, set()), (7.5, set()), (5.0, {0}), (5.0, {2}), (7.5, {2})])
+def test_a_dens_is_no_second_body(radius, merged):
+    recipe = Column(np.arange(7) * 0.9, frozenset(merged), dens=16.0, dens_radius=radius, stretch={0: 1.3})
     found, sem, truth = bodies_of(recipe)
     assert owners(found.labels, truth, sem) == list(range(1, 8))
 

@@ -152,14 +152,18 @@ def _solve_merged(
     """Cut every body that is far taller and larger than its neighbours predict, if the pieces look like bodies."""
     core, whole = core.copy(), whole.copy()
     shapes = describe(whole, zoom, extent)
+    usual = float(np.median([s.volume for s in shapes.values()])) if shapes else 0.0
+    # A sliver of C1's ring may lie above the first body.
+    top = min((s.place for s in shapes.values() if s.volume > LOST_SHARE * usual), default=0)
     for body in sorted(shapes, key=lambda i: shapes[i].centre[1]):
-        others = [s for i, s in shapes.items() if i != body]
-        number = pieces_in(shapes[body], expected(shapes[body], others), _has_disc_inside(shapes[body], discs, zoom))
+        shape, others = shapes[body], [s for i, s in shapes.items() if i != body]
+        disc_inside = _has_disc_inside(shape, discs, zoom)
+        number = pieces_in(shape, expected(shape, others), disc_inside, top=shape.place == top)
         if number < 2:
             continue
         box = _box_of(whole, body)
         mask = whole[box] == body
-        sides = split_body(mask, zoom, shapes[body].axis, number)
+        sides = split_body(mask, zoom, shape.axis, number)
         if sides is None:
             continue
         logger.info("one body holds %d vertebrae and is cut", number)

@@ -31,6 +31,9 @@ ALIKE = 0.5
 EVEN = 0.8
 #: A cross-section is a notch below this share of the ones around it.
 NOTCH = 0.9
+#: The top body of a neck (neighbours lower than this, mm), whose upper third is so much slimmer than its lower third,
+#: is a C2: its dens is as high as so many bodies.
+NECK, DENS_TAPER, DENS_HEIGHTS = 17.0, 0.75, 1.4
 #: Disc height as a share of body height where it cannot be measured (0.2 thoracic to 0.35 lumbar).
 DISC_SHARE = 0.25
 
@@ -48,6 +51,7 @@ class Shape:
         cut: touches the upper or lower end of the scan.
         shallow: touches its front or rear end, so that ``depth`` is not the body's.
         place: rank from the top.
+        taper: volume of the upper third over that of the lower third.
     """
 
     centre: np.ndarray
@@ -58,6 +62,7 @@ class Shape:
     cut: bool
     shallow: bool
     place: int
+    taper: float = 1.0
 
 
 def describe(whole: np.ndarray, zoom: Sequence[float], extent: tuple[int, int]) -> dict[int, Shape]:
@@ -71,15 +76,18 @@ def describe(whole: np.ndarray, zoom: Sequence[float], extent: tuple[int, int]) 
         axis = _spine_axis([middle[i] * scale for i in order], place)
         box = where[body]
         points = np.argwhere(whole[box] == body) * scale
+        along = points @ axis
+        first, last = along.min() + np.ptp(along) / 3, along.max() - np.ptp(along) / 3
         shapes[body] = Shape(
             centre=middle[body],
             axis=axis,
-            height=_extent(points @ axis, 2) + float(zoom[1]),
+            height=_extent(along, 2) + float(zoom[1]),
             depth=_extent(points @ np.array([axis[1], -axis[0], 0.0]), 10) * 1.2,
             volume=len(points) * float(np.prod(scale)),
             cut=box[1].start <= extent[0] + 1 or box[1].stop >= extent[1],
             shallow=box[0].start == 0 or box[0].stop == whole.shape[0],
             place=place,
+            taper=float((along < first).sum() + 1) / float((along > last).sum() + 1),
         )
     return shapes
 
@@ -100,8 +108,10 @@ def expected(shape: Shape, others: Sequence[Shape]) -> tuple[float, float] | Non
     return height, volume
 
 
-def pieces_in(shape: Shape, prediction: tuple[float, float] | None, disc_inside: bool = False) -> int:
-    """How many vertebrae a body holds; 1 for an ordinary one."""
+def pieces_in(
+    shape: Shape, prediction: tuple[float, float] | None, disc_inside: bool = False, top: bool = False
+) -> int:
+    """How many vertebrae a body holds; 1 for an ordinary one, and for a C2 with its dens at the ``top`` of the row."""
     aspect = shape.height / max(shape.depth, 1e-6)
     if prediction is None:
         # Nothing to compare with: only the shape itself can tell, or its height where the scan cuts the depth.
@@ -109,10 +119,12 @@ def pieces_in(shape: Shape, prediction: tuple[float, float] | None, disc_inside:
             return 1
         return max(round(shape.height / PITCH) if shape.shallow else _number(aspect / USUAL_ASPECT), 2)
     height, volume = prediction
-    ratio = min(_bodies(shape.height / height), shape.volume / volume)
+    has_dens = top and not shape.cut and height < NECK and shape.taper < DENS_TAPER
+    heights = shape.height / height - (DENS_HEIGHTS if has_dens else 0.0)
+    ratio = min(_bodies(heights), shape.volume / volume)
     if aspect < LEAST_ASPECT or ratio < (MERGED_AROUND_DISC if disc_inside else MERGED):
         return 1
-    return max(_number(shape.height / height), 2)
+    return max(_number(heights), 2)
 
 
 def _bodies(heights: float) -> float:
