@@ -13,6 +13,7 @@ from spineps.anatomy import ARCUS, CANAL, CANAL_PARTS, CORD, CORPUS, CORPUS_INNE
 from spineps.errors import EmptyError
 from spineps.options import SemanticOptions
 from spineps.phases.components import counts, fill_holes, is_in, label_components, relabel, remove_small
+from spineps.phases.transition import complete_last_body
 from spineps.volume import Volume, bounding_box, mm3_to_voxels
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ def clean_semantic(mask: Volume, options: SemanticOptions, published: bool = Fal
             array = keep_main_part(part.with_array(near_canal(array)))
         if not published:
             array = keep_near_column(part.with_array(array))
+            array = complete_last_body(part.with_array(array))
     if options.fill_3d_holes:
         array = fill_holes(array, HOLE_LABELS)
     if not array.any():

@@ -1,0 +1,79 @@
+"""A last vertebra that the network calls body in one half and sacrum in the other (a transitional one, mostly)."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from spineps.anatomy import CORPUS, CORPUS_INNER, DISC, ENDPLATE, SACRUM
+from spineps.phases.components import counts, is_in, label_components
+from spineps.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+#: Share of the body above that the half called body has at least, and that the whole then has at most.
+LEAST_HALF, MOST_WHOLE = 0.15, 1.4
+#: A body called body throughout: nothing is to be done.
+WHOLE = 0.8
+#: The cylinder between the two discs is as wide and deep as so many of the body above.
+ROOM = 1.1
+#: Least disc and endplate below the half, mm3: a third of a thin rudimentary disc.
+LEAST_DISC_MM3 = 300.0
+
+
+def complete_last_body(mask: Volume) -> np.ndarray:
+    """The mask in which sacrum between the last body's two discs is body.
+
+    A sacrum ends below the last disc: what lies above that disc, in line with the body above and beside a part that is
+    called body already, belongs to this body.  Nothing changes where there is no such part, or no disc below it.
+
+    Args:
+        mask: structure ids, any orientation.
+    """
+    turned = mask.reoriented("PIR")
+    array, zoom = turned.array, np.array(turned.zoom)
+    parts, count = label_components(is_in(array, (CORPUS, CORPUS_INNER)), 6)
+    size = counts(parts, count + 1) * turned.grid.voxel_volume
+    size[0] = 0
+    if count < 2 or not (array == SACRUM).any():
+        return mask.array
+    big = np.flatnonzero(size > LEAST_HALF * np.median(size[size > 0.3 * size.max()]))
+    places = {int(k): np.argwhere(parts == k) * zoom for k in big}
+    order = sorted(places, key=lambda k: places[k][:, 1].mean())
+    if len(order) < 2:
+        return mask.array
+    last, above = order[-1], order[-2]
+    if not LEAST_HALF < size[last] / size[above] < WHOLE:
+        return mask.array
+    # Along the spine, from the centre of the body above; then to the left, then to the front.
+    top, end = places[above].mean(0), places[last].mean(0)
+    down = (end - top) / np.linalg.norm(end - top)
+    disc = np.argwhere(is_in(array, (DISC, ENDPLATE))) * zoom
+    far = (disc - end) @ down
+    step = float(np.linalg.norm(end - top))
+    near = np.linalg.norm((disc - end) - far[:, None] * down, axis=1) < step
+    upper = disc[near & (far < 0) & (far > -step)]
+    lower = disc[near & (far > 0) & (far < step)]
+    if min(len(upper), len(lower)) * turned.grid.voxel_volume < LEAST_DISC_MM3:
+        return mask.array
+    start, stop = upper.mean(0), lower.mean(0)
+    length = float(np.linalg.norm(stop - start))
+    along = (stop - start) / length
+    aside = np.array([0.0, 0.0, 1.0]) - along[2] * along
+    aside /= np.linalg.norm(aside)
+    frame = np.stack([along, aside, np.cross(along, aside)])
+    offset = (places[above] - top) @ np.stack([down, aside, np.cross(down, aside)]).T
+    reach = ROOM * np.percentile(np.abs(offset[:, 1:]), 95, axis=0)
+    voxels = np.argwhere(array == SACRUM)
+    t, b, c = ((voxels * zoom - start) @ frame.T).T
+    inside = (t > 0) & (t < length) & ((b / reach[0]) ** 2 + (c / reach[1]) ** 2 < 1)
+    whole = size[last] + inside.sum() * turned.grid.voxel_volume
+    if not inside.any() or whole > MOST_WHOLE * size[above]:
+        return mask.array
+    logger.info(
+        "the last body was half sacrum: %.1f ml of it are body now", inside.sum() * turned.grid.voxel_volume / 1e3
+    )
+    array = array.copy()
+    array[tuple(voxels[inside].T)] = CORPUS
+    return turned.with_array(array).reoriented(mask.axcodes).array

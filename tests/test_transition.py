@@ -1,0 +1,65 @@
+"""A last vertebra that is called body in one half and sacrum in the other."""
+
+import numpy as np
+import pytest
+
+from spineps.options import SemanticOptions
+from spineps.phases.semantic import clean_semantic
+from spineps.phases.transition import complete_last_body
+from spineps.volume import Volume
+
+AFFINE = np.array([[0, 0, 2.0, 0], [-2.0, 0, 0, 0], [0, -2.0, 0, 0], [0, 0, 0, 1]])
+
+
+def column(called_body: float, disc_below: bool = True) -> tuple[Volume, np.ndarray]:
+    """Two bodies over a sacrum of 2 mm voxels, PIR; of the lower body the front is body; and where that body lies."""
+    array = np.zeros((40, 60, 30), np.uint8)
+    array[22:28, 2:58, 11:19] = 61
+    array[6:20, 4:17, 4:26] = 49
+    array[6:20, 17:18, 4:26] = array[6:20, 21:22, 4:26] = 62
+    array[6:20, 18:21, 4:26] = 100
+    whole = np.zeros(array.shape, bool)
+    whole[6:20, 22:35, 4:26] = True
+    array[whole] = 26
+    array[6 : 6 + round(14 * called_body), 22:35, 4:26] = 49
+    # The wing of the sacrum stays sacrum, and so does all below the last disc.
+    array[8:20, 24:50, 26:29] = 26
+    array[6:20, 35:50, 4:26] = 26
+    if disc_below:
+        array[6:20, 35:37, 4:26] = 100
+    return Volume(array, AFFINE), whole
+
+
+@pytest.mark.parametrize("axes", ["PIR", "LAS", "SRP"])
+@pytest.mark.parametrize("called_body", [0.3, 0.6])
+def test_a_body_between_two_discs_is_made_whole(called_body: float, axes: str) -> None:
+    mask, whole = column(called_body)
+    answer = complete_last_body(mask.reoriented(axes))
+    found = mask.reoriented(axes).with_array(answer).reoriented("PIR").array
+    # The corners of the box lie outside of the rounded room of a body.
+    assert (found[whole] == 49).mean() > 0.85 and (mask.array[whole] == 49).mean() < 0.65
+    assert (found[~whole] == mask.array[~whole]).mean() > 0.999
+    assert (found[:, 37:] == mask.array[:, 37:]).all() and (found[..., 27:] == mask.array[..., 27:]).all()
+
+
+@pytest.mark.parametrize(
+    ("called_body", "disc_below"),
+    [(0.0, True), (0.1, True), (0.9, True), (1.0, True), (0.4, False), (1.0, False)],
+)
+def test_nothing_changes_without_a_half_or_without_a_disc_below(called_body: float, disc_below: bool) -> None:
+    mask, _ = column(called_body, disc_below)
+    assert (complete_last_body(mask) == mask.array).all()
+
+
+def test_the_published_cleaning_leaves_it_alone() -> None:
+    mask, whole = column(0.5)
+    ours = clean_semantic(mask, SemanticOptions()).array
+    published = clean_semantic(mask, SemanticOptions(), published=True).array
+    assert (ours[whole] == 49).mean() > (published[whole] == 49).mean() + 0.25
+
+
+def test_masks_without_spine_or_sacrum_pass() -> None:
+    mask, _ = column(0.5)
+    for kept in ((), (49,), (26,), (49, 100), (100, 26)):
+        array = np.where(np.isin(mask.array, kept), mask.array, 0).astype(np.uint8)
+        assert (complete_last_body(mask.with_array(array)) == array).all()
