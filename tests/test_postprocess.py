@@ -270,3 +270,13 @@ def test_a_loose_spinous_process_goes_to_the_only_other_vertebra_beside_it(code:
         inst[20:24, 18:20, 4], sem[20:24, 18:20, 4] = 3, 42
     piece = post.give_away_posterior_fragments(sem, inst)[16:24, 20:26, 4]
     assert (piece == given).all()
+
+
+def test_processes_that_hang_free_stay_with_their_vertebra() -> None:
+    """Two bodies of a narrow slab, whose slanting spinous processes overlap in height and do not touch."""
+    sem, inst = np.zeros((44, 44, 6), np.uint8), np.zeros((44, 44, 6), np.uint16)
+    for number, row in ((1, 2), (2, 18)):
+        parts = (np.s_[4:16, row : row + 12], np.s_[24:29, row + 6 : row + 14], np.s_[28:36, row + 12 : row + 22])
+        for code, part in zip((49, 42, 42), parts, strict=True):
+            sem[part], inst[part] = code, number
+    assert np.array_equal(post.give_away_posterior_fragments(sem, inst), inst)

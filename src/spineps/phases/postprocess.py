@@ -205,7 +205,12 @@ def join_split_top(sem: np.ndarray, inst: np.ndarray, zoom: Sequence[float]) -> 
 
 def give_away_posterior_fragments(sem: np.ndarray, inst: np.ndarray) -> np.ndarray:
     """Step d: an instance's second or third piece, if nothing but arch and spinous process, goes to the only other
-    instance in its bounding box (grown by a voxel); with several or none there it stays."""
+    instance in its bounding box (grown by a voxel), if it touches that one; with several or none there it stays.
+
+    The published system does not ask for contact: in a narrow slab, where processes hang free, neighbours swap theirs.
+    """
+    from scipy.ndimage import binary_dilation
+
     out = inst.copy()
     box = bounding_box(inst, 1)
     if box is None:
@@ -219,7 +224,9 @@ def give_away_posterior_fragments(sem: np.ndarray, inst: np.ndarray) -> np.ndarr
             i, j, k = (slice(max(s.start - 1, 0), s.stop + 1) for s in where[piece])
             others = set(np.unique(part[i, j, k]).tolist()) - {0, instance}
             if len(others) == 1 and not elsewhere[piece]:
-                changed[i, j, k][components[i, j, k] == piece] = others.pop()
+                own, other = components[i, j, k] == piece, others.pop()
+                if (binary_dilation(own, np.ones((3, 3, 3), bool)) & (part[i, j, k] == other)).any():
+                    changed[i, j, k][own] = other
     return out
 
 
