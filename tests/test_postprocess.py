@@ -275,8 +275,9 @@ def test_a_loose_spinous_process_goes_to_the_only_other_vertebra_beside_it(code:
 def test_processes_that_hang_free_stay_with_their_vertebra() -> None:
     """Two bodies of a narrow slab, whose slanting spinous processes overlap in height and do not touch."""
     sem, inst = np.zeros((44, 44, 6), np.uint8), np.zeros((44, 44, 6), np.uint16)
-    for number, row in ((1, 2), (2, 18)):
-        parts = (np.s_[4:16, row : row + 12], np.s_[24:29, row + 6 : row + 14], np.s_[28:36, row + 12 : row + 22])
+    first = (np.s_[4:16, 2:14], np.s_[24:29, 8:16], np.s_[28:36, 14:24])
+    second = (np.s_[4:16, 18:30], np.s_[24:27, 20:32], np.s_[24:36, 30:40])
+    for number, parts in ((1, first), (2, second)):
         for code, part in zip((49, 42, 42), parts, strict=True):
             sem[part], inst[part] = code, number
     assert np.array_equal(post.give_away_posterior_fragments(sem, inst), inst)
