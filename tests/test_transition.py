@@ -58,6 +58,13 @@ def test_the_published_cleaning_leaves_it_alone() -> None:
     assert (ours[whole] == 49).mean() > (published[whole] == 49).mean() + 0.25
 
 
+def test_one_slice_is_enough() -> None:
+    mask, whole = column(0.4)
+    slab = mask.cropped((slice(0, 40), slice(0, 60), slice(14, 15)))
+    answer = complete_last_body(Volume(slab.array, AFFINE @ np.diag([1, 1, 4, 1])))
+    assert (answer[whole[:, :, 14:15]] == 49).mean() > 0.85
+
+
 def test_masks_without_spine_or_sacrum_pass() -> None:
     mask, _ = column(0.5)
     for kept in ((), (49,), (26,), (49, 100), (100, 26)):

@@ -64,7 +64,8 @@ def complete_last_body(mask: Volume) -> np.ndarray:
     aside /= np.linalg.norm(aside)
     frame = np.stack([along, aside, np.cross(along, aside)])
     offset = (places[above] - top) @ np.stack([down, aside, np.cross(down, aside)]).T
-    reach = ROOM * np.percentile(np.abs(offset[:, 1:]), 95, axis=0)
+    # A slab of one slice has no width of its own.
+    reach = np.maximum(ROOM * np.percentile(np.abs(offset[:, 1:]), 95, axis=0), zoom.max())
     voxels = np.argwhere(array == SACRUM)
     t, b, c = ((voxels * zoom - start) @ frame.T).T
     inside = (t > 0) & (t < length) & ((b / reach[0]) ** 2 + (c / reach[1]) ** 2 < 1)
