@@ -3,7 +3,7 @@
     python benchmarks/altered.py DATA/real/lumbar-bodies [--only 04 20] [--ways plain axial ...]
 
 Each 1 mm volume (bodies T11 to L5 labelled) is made thick in each plane, coarse, tilted, inverted, noisy, shaded,
-8 bit, cut in half or down to a slab.  A body that is in view counts when most of it bears its own name.
+in 61 grey values, cut in half or down to a slab.  A body that is in view counts when most of it bears its own name.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def main() -> None:
                     wrong.append(f"{label} called {votes.argmax()}" if votes.any() else f"{label} lost")
             sure += not (result.naming and result.naming.ambiguous)
         seconds = (time.process_time() - start) / len(pairs)
-        cells = (way, f"{right}/{total}", f"{sure}/{len(pairs)}", ", ".join(wrong) or "", f"{seconds:.1f}")
+        cells = (way, f"{right}/{total}", f"{sure}/{len(pairs)}", ", ".join(wrong), f"{seconds:.1f}")
         print("| " + " | ".join(cells) + " |", flush=True)
 
 

@@ -49,7 +49,6 @@ def coarse(semantic: np.ndarray, zoom: tuple[float, ...], plates_count: bool = T
             lut[label] = group
     out = lut[semantic]
     plates = np.isin(semantic, ENDPLATES)
-    out[plates] = 0
     if plates_count and plates.any():
         to_bone = distance_transform_edt(out != VERTEBRA, sampling=zoom)
         to_disc = distance_transform_edt(out != DISC, sampling=zoom)

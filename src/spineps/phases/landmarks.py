@@ -15,6 +15,7 @@ import numpy as np
 from spineps.anatomy import BODY_PARTS, CANAL_PARTS, CORD, DENS, SACRUM, VERTEBRA_PARTS
 from spineps.phases.components import is_in
 from spineps.phases.heights import body_heights
+from spineps.phases.postprocess import RING
 from spineps.phases.semantic import FUSED_MM2, body_on_sacrum
 from spineps.phases.solver import INDEX, N_STATES
 from spineps.volume import Grid, Volume
@@ -41,10 +42,9 @@ STATURES = np.exp(STATURE_SPREAD * np.array([-1.5, -0.75, 0.0, 0.75, 1.5]))
 #: (centre), and its spread (698 pairs of 36 generated spines: 0.11 and 0.10, here with room for bad masks).  From C2
 #: with its dens it is up to 1.65 times as far to C3.
 GAP_CENTRES, GAP_SPREAD, DENS_REACH = (0.0, 0.69, 1.1), 0.13, 0.39
-#: One vertebra in fifty is not found; what a distance alone can say against a number, nats.
+#: Taken beforehand: one vertebra in fifty is not found, two in a row in four hundred (nats).  And the most that a
+#: distance alone can say against a number.
 GAP_PRIOR, GAP_LIMIT = (0.0, 3.9, 6.0), 12.0
-#: A top vertebra with less body than this share of the next one's is the ring of C1.
-RING_SHARE = 0.2
 #: Sacrum that counts as seen: a tenth of S1.
 LEAST_SACRUM_MM3 = 2000.0
 #: Dens that makes a C2 (published 2.1.3).
@@ -156,7 +156,7 @@ def gap_costs(bodies: list[Body]) -> np.ndarray:
     costs = np.tile(TEMPERATURE * np.array([0.0, GAP_LIMIT, GAP_LIMIT]), (len(distance), 1))
     # Without a body (the ring of C1, or slivers of it) the centre lies elsewhere and the distance means nothing.
     solid = [b.body_mm3 > 0 for b in bodies]
-    if len(bodies) > 1 and bodies[0].body_mm3 < RING_SHARE * bodies[1].body_mm3:
+    if len(bodies) > 1 and bodies[0].body_mm3 < RING * bodies[1].body_mm3:
         solid[0] = False
     top = solid.index(True) if any(solid) else 0
     for i, mm in enumerate(distance):

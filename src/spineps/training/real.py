@@ -26,8 +26,8 @@ BONE_UNITS = 130.0
 #: Cord on T2w scans (looked at in 24 of SPIDER): share of the scan's height that surely holds it, its grey value as a
 #: share of the fluid's, least area.
 CORD_SHARE, CORD_GREY, CORD_MM2 = 0.2, 0.66, 20.0
-#: SPIDER leaves the endplates out: 1.5 to 2.3 mm of nothing between vertebra and disc (median of each of 30 scans; its
-#: 90th percentile is 3).  Slanting discs are crossed obliquely.
+#: SPIDER leaves the endplates out: 1.5 to 2.3 mm of nothing between vertebra and disc (median of each of 30 scans; the
+#: 90th percentiles are 2.2 to 3).  Slanting discs are crossed obliquely.
 PLATE_GAP, BELOW_LAST_DISC = 4.5, 3.0
 
 
