@@ -25,7 +25,7 @@ from spineps.training.config import TrainingConfig, Warp  # noqa: E402
 from spineps.training.export import averaged_weights, export, initial_weights  # noqa: E402
 from spineps.training.feed import RealFeed, SyntheticFeed, class_lookup, with_plates  # noqa: E402
 from spineps.training.intensity import random_look, thick_slices  # noqa: E402
-from spineps.training.loop import Trainer  # noqa: E402
+from spineps.training.loop import Trainer, widened  # noqa: E402
 from spineps.training.loss import coarse_loss, full_loss, group_matrix  # noqa: E402
 from spineps.training.muon import orthogonal  # noqa: E402
 from spineps.training.pictures import write_png  # noqa: E402
@@ -304,6 +304,22 @@ def test_initial_weights_come_from_anywhere(caches) -> None:
     assert set(initial_weights(str(caches / "c.pt"), "semantic")) == set(trainer.params)
     with pytest.raises(OptionError, match="do not fit"):
         Trainer(TINY, trainer.objective, CPU, bundled)
+
+
+def test_a_wider_network_starts_with_the_answers_of_the_narrow_one_and_learns_with_all_its_channels(caches) -> None:
+    narrow, x = toy_trainer(caches), torch.randn(1, 1, 8, 12, 4)
+    for widths in ((4, 8), (6, 8), (4, 12), (7, 16)):
+        config = replace(TINY, network=replace(TINY.network, widths=widths))
+        wide = Trainer(config, narrow.objective, CPU, narrow.averaged())
+        assert torch.allclose(wide.network(x), narrow.network(x), atol=1e-5)
+        before = {name: p.detach().clone() for name, p in wide.params.items()}
+        for _ in range(2):
+            wide.one_step(0)
+        assert all((p != before[name]).any(dim=tuple(range(1, p.ndim))).all() for name, p in wide.params.items())
+    others: tuple[dict, ...] = ({"widths": (3, 8)}, {"classes": 16}, {"in_channels": 2}, {"skip": "concat"})
+    for other in others:
+        with pytest.raises(OptionError, match="do not fit"):
+            widened(replace(TINY.network, **other), narrow.averaged(), seed=0)
 
 
 def test_painted_people_feed_the_network(tmp_path) -> None:

@@ -24,7 +24,7 @@ class Warp:
         bend: largest local displacement, in voxels.
     """
 
-    rotation: tuple[float, float, float] = (8.0, 8.0, 15.0)
+    rotation: tuple[float, float, float] = (8.0, 8.0, 20.0)
     scale: float = 1.2
     stretch: float = 1.08
     bend: float = 3.0

@@ -36,7 +36,7 @@ class Trainer:
         config: the run.
         objective: called with (network, step).
         device: where to run.
-        initial: weights to start from; None draws fresh ones from the seed.
+        initial: weights to start from, of this network or of a narrower one; None draws fresh ones from the seed.
         bfloat16: multiply in bfloat16 (weights stay float32); None: on CUDA.  CPUs with AVX512-BF16 gain a factor 2.
     """
 
@@ -50,7 +50,8 @@ class Trainer:
     ) -> None:
         self.bfloat16 = device.type == "cuda" if bfloat16 is None else bfloat16
         self.config, self.objective, self.device = config, objective, device
-        start = initial if initial is not None else initial_parameters(config.network, config.seed)
+        fresh = initial_parameters(config.network, config.seed)
+        start = fresh if initial is None else widened(config.network, initial, config.seed)
         self.params = _on_device(config.network, start, device)
         self.average = {name: p.detach().clone() for name, p in self.params.items()}
         if config.optimiser not in OPTIMISERS:
@@ -170,11 +171,36 @@ class Trainer:
         raise OptionError("A training run needs an end.", "Give --steps or --minutes.")
 
 
+def widened(spec: NetSpec, params: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    """Weights of a wider network that gives the same answers at first.
+
+    New channels are drawn afresh and what follows them does not listen yet: its weights for them are 0.
+
+    Args:
+        spec: the wider network; its skips must be sums, because joined channels would change places.
+        params: weights of a network with the same blocks, inputs and answers, and at most as many channels anywhere.
+        seed: of the new channels.
+
+    Raises:
+        OptionError: ``params`` are not those of such a network.
+    """
+    shapes, wide = parameter_shapes(spec), initial_parameters(spec, seed)
+    heads = ("enc0.0.conv.weight", "out.", "head.")
+    for name, shape in shapes.items():
+        old = params.get(name)
+        fits = old is not None and old.ndim == len(shape) and all(o <= n for o, n in zip(old.shape, shape, strict=True))
+        # Inputs and answers of the network itself may not grow.
+        kept = slice(1, None) if name == heads[0] else slice(0, 1) if name.startswith(heads[1:]) else slice(2, None)
+        if old is None or not fits or old.shape[kept] != shape[kept] or (spec.skip != "add" and old.shape != shape):
+            raise OptionError(f"The initial weights do not fit the network ({name}).", "Give another --init.")
+        if old.ndim > 1:
+            wide[name][: old.shape[0], old.shape[1] :] = 0
+        wide[name][tuple(slice(n) for n in old.shape)] = old
+    return wide
+
+
 def _on_device(spec: NetSpec, params: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
     shapes = parameter_shapes(spec)
-    wrong = [n for n, shape in shapes.items() if n not in params or params[n].shape != shape]
-    if wrong:
-        raise OptionError(f"The initial weights do not fit the network ({wrong[0]}).", "Give another --init.")
     tensors = {}
     for name in shapes:
         tensor = torch.tensor(params[name], dtype=torch.float32, device=device)
