@@ -1,7 +1,7 @@
 """Each bundled model on generated scans that it was not trained on, with the truth of the stage before as its input.
 
     python benchmarks/phantoms.py [--count 40] [--first 900000] [--only semantic,instance,labeling]
-    python benchmarks/phantoms.py --only chain [--count 16] [--first 950000]
+    python benchmarks/phantoms.py --only chain [--count 16] [--first 950000] [--fields chest]
 
 Prints, for all regions and contrasts together: semantic Dice per structure; vertebrae found and their Dice; names right
 (of all vertebrae, of whole scans), split by whether the naming called itself ambiguous.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -49,6 +49,8 @@ SCANS: dict[str, tuple[tuple[str, tuple[float, float, float]], ...]] = {
     ),
     "sacral": (("T1", (1.0, 1.0, 4.0)), ("T2", (0.9, 0.9, 3.0))),
     "whole": (("T2", (1.0, 1.0, 3.6)), ("CT", (1.5, 1.5, 1.5)), ("Dixon", (1.5, 1.5, 3.0))),
+    # Slices across the body, as thick as a disc is high.
+    "chest": (("CT", (0.8, 5.0, 0.8)), ("CT", (0.8, 3.0, 0.8)), ("T1", (1.2, 5.0, 1.2))),
 }
 
 
@@ -75,14 +77,15 @@ def vertebrae(instance: Volume) -> Volume:
     return instance.with_array(np.where(keep, instance.array, 0).astype(np.uint16))
 
 
-def chain(first: int, count: int, semantic_model: str) -> None:
+def chain(first: int, count: int, semantic_model: str, fields: Sequence[str]) -> None:
     """All phases; a body is found when most of it is one instance that no other body has."""
     models = Models(get_semantic_model(semantic_model), get_instance_model(), get_labeling_model())
     rows: dict[str, list[tuple[int, int, int, bool, bool]]] = defaultdict(list)
     for k in range(count):
-        field = FIELDS[k % len(FIELDS)]
-        contrast, zoom = SCANS[field][(k // len(FIELDS) + k) % len(SCANS[field])]
-        image, semantic, instance, *_ = make_phantom(first + k, field, contrast, zoom)
+        field = fields[k % len(fields)]
+        contrast, zoom = SCANS[field][(k // len(fields) + k) % len(SCANS[field])]
+        region = "thoracic" if field == "chest" else field
+        image, semantic, instance, *_ = make_phantom(first + k, region, contrast, zoom)
         result = segment_volume(image, models)
         body = np.where(semantic.array == 49, instance.array, 0)
         wanted, used, wrong = bodies(semantic, instance, LEAST_BODY_OF_A_SCAN), set(), []
@@ -114,11 +117,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--first", type=int, default=900_000)
     parser.add_argument("--only", default="semantic,instance,labeling")
+    parser.add_argument("--fields", default=",".join(FIELDS), help=f"of the chain, by turns: {', '.join(SCANS)}")
     parser.add_argument("--semantic", default="semantic", help="id or folder of another semantic model")
     args = parser.parse_args()
     only = set(args.only.split(","))
     if "chain" in only:
-        chain(args.first, args.count, args.semantic)
+        chain(args.first, args.count, args.semantic, args.fields.split(","))
         return
     structures: dict[int, list[float]] = defaultdict(list)
     found: list[float] = []

@@ -141,6 +141,7 @@ def semantic_stage(
     """Pre-processing and semantic phase."""
     from spineps.inference.resample import argmax_on_grid, entropy_on_grid
     from spineps.phases.components import relabel
+    from spineps.phases.faint_discs import draw_faint_discs
     from spineps.phases.preprocess import as_stored, preprocess
     from spineps.phases.semantic import clean_semantic, predict_semantic
 
@@ -159,7 +160,8 @@ def semantic_stage(
         lambda done, n: progress("semantic", done, n),
         need_probabilities=wanted.save_softmax_logits or wanted.save_uncertainty,
     )
-    mask = clean_semantic(prediction.mask, options.semantic, published)
+    found = prediction.mask if published else draw_faint_discs(prediction)
+    mask = clean_semantic(found, options.semantic, published)
     mask = mend(mask) if mend is not None else mask
 
     grid, likely = prediction.mask.grid, prediction.probabilities

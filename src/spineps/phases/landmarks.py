@@ -70,6 +70,7 @@ class Body:
         dens_mm3: volume of the dens.
         depth_index: position along axis 1 (PIR), voxels; where the body would be when none is seen.
         taper: width of the upper third of the body over that of the lower third (1 when no body is seen).
+        cut_off: its body reaches the upper end of the image.
     """
 
     id: int
@@ -79,6 +80,7 @@ class Body:
     dens_mm3: float
     depth_index: float
     taper: float = 1.0
+    cut_off: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +124,7 @@ def measure_bodies(sem: np.ndarray, inst: np.ndarray, grid: Grid) -> list[Body]:
     square = np.bincount(row[body], weights=along**2, minlength=n)
     height = np.sqrt(12 * square / np.maximum(has_body, 1))
     dens = np.bincount(row[code == DENS], minlength=n)
+    cut_off = np.bincount(row[body & (voxels[1] < 1)], minlength=n) > 0
     third, across = height[row[body]] / 6, (offset**2).sum(1) - along**2
     upper, lower = (
         np.bincount(row[body], across * end, n) / np.maximum(np.bincount(row[body], end, n), 1)
@@ -137,6 +140,7 @@ def measure_bodies(sem: np.ndarray, inst: np.ndarray, grid: Grid) -> list[Body]:
             dens_mm3=dens[k] * volume,
             depth_index=float(depth[k]),
             taper=float(taper[k]),
+            cut_off=bool(cut_off[k]),
         )
         for k in order
     ]
@@ -242,7 +246,13 @@ def _tapered_top(bodies: list[Body]) -> int:
     """Row of the first body if it looks like a C2 with its dens, else -1."""
     row = next((i for i, b in enumerate(bodies[:2]) if b.body_mm3 > DENS_MM3), len(bodies))
     below = [b.height for b in bodies[row + 1 : row + 4] if b.body_mm3 > 0]
-    if len(below) < 2 or bodies[row].taper > C2_TAPER or bodies[row].height < C2_HEIGHT * np.median(below):
+    # What the border cuts may be two bodies that hang together.
+    if (
+        len(below) < 2
+        or bodies[row].cut_off
+        or bodies[row].taper > C2_TAPER
+        or bodies[row].height < C2_HEIGHT * np.median(below)
+    ):
         return -1
     return row
 

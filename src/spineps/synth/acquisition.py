@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -119,7 +119,7 @@ def random_image_spec(rng: np.random.Generator, contrast: str = "any", *, degrad
     noise = float(u(0.003, 0.04)) if rng.random() < 0.75 else float(u(0.03, 0.1))
     odd_greys = not is_ct and rng.random() < 0.3
     windowed = is_ct and degrade > 0 and rng.random() < 0.3
-    return ImageSpec(
+    spec = ImageSpec(
         contrast=contrast,
         means=tuple(float(m) for m in means),
         sds=tuple(float(s) for s in sds),
@@ -133,7 +133,7 @@ def random_image_spec(rng: np.random.Generator, contrast: str = "any", *, degrad
         lesions=float(rng.normal(0, 0.3)) if rng.random() < 0.2 * degrade else 0.0,
         chemical_shift=float(u(-1.5, 1.5)) if not is_ct and rng.random() < 0.3 * degrade else 0.0,
         blur=(sharp, sharp * float(u(0.8, 1.25)), sharp if not thick else 0.3),
-        slice_axis=int(rng.choice([2, 0, 1], p=[0.88, 0.06, 0.06])) if thick else -1,
+        slice_axis=int(rng.choice([2, 0, 1], p=[0.82, 0.06, 0.12])) if thick else -1,
         slice_thickness=float(u(1.6, 5.0)),
         slice_gap=float(u(0, 0.8)),
         slice_phase=float(u(0, 1)),
@@ -163,6 +163,12 @@ def random_image_spec(rng: np.random.Generator, contrast: str = "any", *, degrad
         ceiling=float(u(0.5, 1.6)) if windowed else 3.071,
         seed=int(rng.integers(2**31)),
     )
+    if not is_ct or rng.random() > 0.4:
+        return spec
+    # Slices of a CT adjoin, mostly across the body: in five millimetres a thoracic disc is hardly seen.
+    axis = int(rng.choice([1, 2, 0], p=[0.8, 0.12, 0.08]))
+    blur = tuple(0.3 if k == axis else b for k, b in enumerate(spec.blur))
+    return replace(spec, slice_axis=axis, slice_gap=0.0, blur=(blur[0], blur[1], blur[2]))
 
 
 def _prior_greys(rng: np.random.Generator, contrast: str) -> tuple[np.ndarray, np.ndarray]:

@@ -133,7 +133,7 @@ class RealFeed:
         if k in self._deep and chance.happens(0.5):
             # Real bone in a contrast that nobody scanned: what a CT shows of shapes holds for any image.
             image = recoloured(chance, image)
-        return random_look(chance, image, config.zoom), labels, valid
+        return random_look(chance, image, config.zoom, across=1 if k in self._deep else 2), labels, valid
 
 
 class AnatomyFeed:

@@ -11,20 +11,21 @@ from spineps.training.chance import Chance
 from spineps.training.warp import smooth_field
 
 
-def random_look(chance: Chance, image: Tensor, zoom: tuple[float, float, float]) -> Tensor:
+def random_look(chance: Chance, image: Tensor, zoom: tuple[float, float, float], across: int = 2) -> Tensor:
     """Another look of the same anatomy.
 
     Args:
         chance: source.
         image: (x, y, z) in 0 .. 1.2, see :func:`spineps.models.scaling.spread`.
         zoom: voxel size in mm.
+        across: axis across which slices lie most often: 2 for sagittal ones, 1 for axial ones.
 
     Returns:
         (x, y, z), ready for the network.
     """
     x = image
     if chance.happens(0.3):
-        axis = 2 if chance.happens(0.7) else int(chance.numbers.integers(2))
+        axis = across if chance.happens(0.7) else (across + int(chance.numbers.integers(1, 3))) % 3
         x = thick_slices(x, axis, chance.uniform(1.2, 5.0) / zoom[axis], chance.uniform(0, 1))
     if chance.happens(0.2):
         for axis in range(3):
