@@ -18,6 +18,7 @@ from spineps.options import LabelingOptions
 from spineps.phases.cutouts import CHANNELS, cutout_inputs, published_inputs
 from spineps.phases.labeling import (
     LIKELY,
+    VARIANTS,
     Naming,
     _Problem,
     _read,
@@ -437,6 +438,22 @@ def test_a_tall_first_body_that_tapers_inside_the_image_is_c2_without_a_class_fo
     assert (not naming.ambiguous) == (tapered and inside)
     if tapered and inside:
         assert names(naming)[0] == "C2" and "a dens is in view" in naming.notes[0]
+
+
+def test_bodies_too_far_apart_for_any_person_make_no_name_sure() -> None:
+    pitch = real_pitch("T4", 9)
+    assert not any("further away" in note for note in ask(spine(pitch)).notes)
+    for factor, told in ((1.25, False), (2.0, True)):
+        # All alike, so that no distance stands out from the others.
+        naming = ask(spine([mm * factor for mm in pitch]), Network("T4", strength=0.95))
+        assert any("further away" in note for note in naming.notes) == told
+        assert naming.ambiguous or not told
+
+
+def test_names_that_rest_on_the_sacrum_alone_say_that_some_people_are_counted_otherwise() -> None:
+    assert VARIANTS in ask(spine(real_pitch("L1", 5), sacrum=True)).notes
+    assert VARIANTS not in ask(spine(real_pitch("L1", 5))).notes
+    assert VARIANTS not in ask(spine(real_pitch("C2", 23), sacrum=True, canal_above=25, above=50)).notes
 
 
 def test_a_canal_that_ends_inside_the_image_is_next_to_the_skull() -> None:
