@@ -53,7 +53,7 @@ def generated(model: SemanticModel, count: int) -> Iterator[tuple[np.ndarray, np
     """(voxels, classes) probabilities and true classes of each phantom."""
     table = np.zeros(256, np.int64)
     table[list(CLASS_IDS)] = range(len(CLASS_IDS))
-    for _, image, semantic, _ in scans(910_000, count):
+    for _, image, semantic, *_ in scans(910_000, count):
         p = model.probabilities(image)
         yield p.reshape(len(p), -1).T, table[semantic.array.astype(np.int64)].ravel()
 

@@ -4,7 +4,8 @@
     python benchmarks/phantoms.py --only chain [--count 16] [--first 950000] [--fields chest]
 
 Prints, for all regions and contrasts together: semantic Dice per structure; vertebrae found and their Dice; names right
-(of all vertebrae, of whole scans), split by whether the naming called itself ambiguous.
+(of all vertebrae, of whole scans), split by whether the naming called itself ambiguous and by whether the person has
+the usual twelve thoracic and five lumbar vertebrae.
 
 ``chain`` sends scans of usual voxel sizes and fields of view, whole spines included, through all phases one after the
 other and counts, per region, bodies found and names right.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import numpy as np
 
@@ -59,11 +61,14 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     return float(2 * (a & b).sum() / total) if total else float("nan")
 
 
-def scans(first: int, count: int) -> Iterator[tuple[str, Volume, Volume, Volume]]:
+def scans(first: int, count: int) -> Iterator[tuple[str, Volume, Volume, Volume, bool]]:
+    """What it is, image, truth, and whether the person has 12 thoracic and 5 lumbar vertebrae."""
     for k in range(count):
         region, contrast = REGIONS[k % len(REGIONS)], CONTRASTS[k % len(CONTRASTS)]
-        image, semantic, instance, *_ = make_phantom(first + k, region, contrast, ZOOM, SHAPE)
-        yield f"{region} {contrast}", *(v.reoriented("PIR") for v in (image, semantic, instance))
+        image, semantic, instance, spec, _ = make_phantom(first + k, region, contrast, ZOOM, SHAPE)
+        ids = {level.id for level in spec.levels}
+        usual = {19, 24} <= ids and not ids & {25, T13}
+        yield f"{region} {contrast}", *(v.reoriented("PIR") for v in (image, semantic, instance)), usual
 
 
 def bodies(semantic: Volume, instance: Volume, least: float = LEAST_BODY) -> list[int]:
@@ -127,7 +132,7 @@ def main() -> None:
     structures: dict[int, list[float]] = defaultdict(list)
     found: list[float] = []
     surplus, names = 0, defaultdict(list)
-    for what, image, semantic, instance in scans(args.first, args.count):
+    for what, image, semantic, instance, usual in scans(args.first, args.count):
         line = [what]
         if "semantic" in only:
             mask = clean_semantic(
@@ -156,7 +161,7 @@ def main() -> None:
             asked = truth.with_array(np.where(np.isin(truth.array, wanted), truth.array, 0).astype(np.uint16))
             naming = name_instances(image, semantic, asked, get_labeling_model(), LabelingOptions())
             right = [naming.ids.get(v) == v for v in wanted]
-            names[naming.ambiguous].append(right)
+            names[naming.ambiguous, usual].append(right)
             doubt = " ambiguous" if naming.ambiguous else ""
             line.append(f"names {sum(right)}/{len(right)}{doubt}")
         print("  ".join(line), flush=True)
@@ -171,11 +176,19 @@ def main() -> None:
         print("| vertebrae | found (Dice > 0.5) | mean Dice | surplus instances |\n|---|---|---|---|")
         print(f"| {len(found)} | {recognised:.3f} | {np.mean(found):.3f} | {surplus} |\n")
     if names:
-        print("| naming | scans | vertebrae named right | scans all right |\n|---|---|---|---|")
-        for doubt, rows in sorted(names.items()):
-            each = np.concatenate(rows)
-            whole = np.mean([all(row) for row in rows])
-            print(f"| {'ambiguous' if doubt else 'sure'} | {len(rows)} | {each.mean():.3f} | {whole:.3f} |")
+        print(
+            "| naming | numbers of vertebrae | scans | vertebrae named right | scans all right |\n" + "|---" * 5 + "|"
+        )
+        for doubt, who in product((False, True), ("any", "12 and 5", "others")):
+            rows = [
+                row
+                for (ambiguous, usual), some in names.items()
+                for row in some
+                if ambiguous == doubt and who in ("any", "12 and 5" if usual else "others")
+            ]
+            if rows:
+                each, whole = np.concatenate(rows).mean(), np.mean([all(row) for row in rows])
+                print(f"| {'ambiguous' if doubt else 'sure'} | {who} | {len(rows)} | {each:.3f} | {whole:.3f} |")
 
 
 if __name__ == "__main__":
