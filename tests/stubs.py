@@ -62,7 +62,7 @@ def config(**changes: object) -> InferenceConfig:
 
 @dataclass
 class Oracle:
-    """Semantic model that samples a known label map; counts its calls."""
+    """Semantic model that samples a known label map, with so much probability; counts its calls."""
 
     truth: Volume
     config: InferenceConfig = field(default_factory=config)
@@ -72,6 +72,7 @@ class Oracle:
     precision: str | None = None
     calls: int = 0
     seen: tuple[int, ...] = ()
+    sure: float = 0.9
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -85,9 +86,9 @@ class Oracle:
         self.calls += 1
         self.seen = image.shape
         labels = self.truth.on(Grid(image.shape, image.affine)).array
-        out = np.full((len(CLASS_IDS), *image.shape), 0.1 / (len(CLASS_IDS) - 1), np.float32)
+        out = np.full((len(CLASS_IDS), *image.shape), (1 - self.sure) / (len(CLASS_IDS) - 1), np.float32)
         for k, label in enumerate(CLASS_IDS):
-            out[k][labels == label] = 0.9
+            out[k][labels == label] = self.sure
         if progress is not None:
             progress(1, 1)
         return out

@@ -156,6 +156,17 @@ def test_naming_by_landmarks_and_a_model_for_the_names(person: tuple[Phantom, Vo
     assert set(seen) >= {"preprocess", "semantic", "postprocess", "labeling", "points"}
 
 
+def test_what_hardly_looks_like_a_spine_has_no_sure_name(person: tuple[Phantom, Volume]) -> None:
+    phantom, image = person
+    known = replace(models(phantom), landmarks=True)
+    for sure in (0.8, 0.6):
+        known.semantic.sure = sure  # type: ignore[attr-defined]
+        found = segment_volume(image, known, OPTIONS)
+        assert found.stage.certainty == pytest.approx(sure) and found.naming is not None
+        assert found.naming.ambiguous == (sure < 0.7)
+        assert any("hardly a spine" in note for note in found.naming.notes) == (sure < 0.7)
+
+
 def test_only_models_that_were_trained_with_a_frame_get_one() -> None:
     scan, truth = spine()
     shapes = {}

@@ -195,6 +195,17 @@ class TestReuse:
             calls.append((models[0].calls, models[1].calls))
         assert calls == [(1, 1), (1, 1), (1, 2), (2, 3)]
 
+    @pytest.mark.parametrize("sure", [0.6, 0.9])
+    def test_doubt_about_the_image_outlives_the_run(
+        self, scan: Path, models: tuple[Oracle, ByHeight], sure: float
+    ) -> None:
+        models[0].sure = sure
+        for options in ({}, {"override_instance": True}):
+            paths, _ = process_img_nii(scan, *models, **options, **QUICK)
+            warnings = json.loads(paths["out_prov"].read_text())["warnings"]
+            assert any("hardly a spine" in text for text in warnings) == (sure < 0.7)
+        assert models[0].calls == 1
+
     def test_resumed_results_are_the_same_bytes(self, scan: Path, models: tuple[Oracle, ByHeight]) -> None:
         paths, _ = process_img_nii(scan, *models, **QUICK)
         fresh = content(paths)

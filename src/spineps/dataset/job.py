@@ -24,7 +24,7 @@ from spineps.outputs.paths import Scan
 from spineps.outputs.poi import poi_document, poi_object
 from spineps.outputs.provenance import FORMAT, is_current, read_record, stage_entry, stage_key
 from spineps.outputs.writer import Writer, check_writable, sweep
-from spineps.phases.semantic import FUSED_MM2, body_on_sacrum
+from spineps.phases.semantic import FUSED_MM2, body_on_sacrum, doubt
 from spineps.pipeline import Models, Progress, Segmentation, SemanticStage, segment_volume
 from spineps.volume import Box, Volume
 
@@ -275,6 +275,8 @@ def _notes(result: Segmentation, volume: Volume) -> list[str]:
     naming = result.naming
     if naming is None:
         notes.append("Vertebrae are numbered from the top and not named: no labelling model was given.")
+        if doubtful := doubt(result.stage.certainty):
+            notes.append(f"{doubtful[0].upper()}{doubtful[1:]}.")
         return notes
     unsure = [f"{instance_name(v)} ({p:.2f})" for v, p in naming.confidence.items() if p < UNSURE]
     if naming.ambiguous:
@@ -306,7 +308,7 @@ class _Files:
             return None, None
         if not self._current("semantic", self.wanted.semantic + self.wanted.extras):
             return None, None
-        semantic = sink.read_semantic(job.paths)
+        semantic = replace(sink.read_semantic(job.paths), certainty=self.stages["semantic"].get("certainty"))
         if "instance" in job.override or not self._current("instance", self.wanted.instance):
             return semantic, None
         return semantic, read_labels(job.paths["out_vert_raw"])
@@ -321,7 +323,7 @@ class _Files:
                 sink.write_semantic(writer, result, job.paths, output, job.scan.format)
             elif output.save_raw:
                 writer.mask(job.paths["out_vert_raw"], result)
-            self._vouch(writer, stage, ())
+            self._vouch(writer, stage, (), more={"certainty": result.certainty} if stage == "semantic" else {})
 
     def finish(self, result: Segmentation, volume: Volume, notes: Sequence[str]) -> None:
         """Write the final files and, last of all, the record that vouches for them."""
@@ -352,9 +354,17 @@ class _Files:
             logger.info("%s: the %s mask of an earlier run is used again.", self.job.scan.path.name, stage)
         return current
 
-    def _vouch(self, writer: Writer, stage: str, notes: Sequence[str], result: Segmentation | None = None) -> None:
-        """Enter the files written so far into the record, as the last file of ``writer``."""
+    def _vouch(
+        self,
+        writer: Writer,
+        stage: str,
+        notes: Sequence[str],
+        result: Segmentation | None = None,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Enter the files written so far, and ``more``, into the record, as the last file of ``writer``."""
         entry = stage_entry(self.keys[stage] if self.job.mend is None else "", writer.written, self.folder)
+        entry |= more or {}
         self.stages[stage] = entry
         self.kept += [*writer.written, self.job.paths["out_prov"]]
         writer.json(self.job.paths["out_prov"], self._record(notes, result))
