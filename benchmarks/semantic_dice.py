@@ -1,9 +1,11 @@
 """Dice of the semantic model against real scans, on their own grid.
 
-    python benchmarks/semantic_dice.py --coarse FOLDER [--crops] [--model FOLDER] [--step 0.5] [--no-tta]
+    python benchmarks/semantic_dice.py [--coarse FOLDER] [--crops] [--abdomen FOLDER] [--model FOLDER] [--step 0.5]
 
 ``--coarse`` is a folder of ``*_T2w.nii.gz`` with ``*_seg-coarse_msk.nii.gz`` (SPIDER: 1 vertebra, 2 disc, 3 canal), of
 which ``--only 22 57`` keeps some subjects.  ``--crops`` adds the two annotated crops inside TPTBox (all labels).
+``--abdomen`` is ``tests/reference_files`` of TotalSegmentator's source archive: an axial T1w MR of 3 mm with its own
+automatic masks of bodies, discs and the contents of the canal.
 The tool that is measured is network + resampling alone: no pre-processing, no cleaning.
 """
 
@@ -72,6 +74,7 @@ def main() -> None:
     parser.add_argument("--coarse", type=Path)
     parser.add_argument("--only", nargs="*", type=int)
     parser.add_argument("--crops", action="store_true")
+    parser.add_argument("--abdomen", type=Path)
     parser.add_argument("--model", type=Path, default=BUNDLED / "semantic")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--step", type=float)
@@ -101,6 +104,12 @@ def main() -> None:
         print(f"{number:4d}  {as_text(rows[-1])}  {seconds:.1f} CPU s")
     if rows:
         print(f"mean  {as_text(np.mean(rows, axis=0))}")
+    if args.abdomen:
+        truth = np.asarray(read(args.abdomen / "example_seg_mr.nii.gz").array)
+        prediction = segment(read(args.abdomen / "example_mr_sm.nii.gz"), model, args.tta, args.step)
+        pairs = (("body", (49,), 19), ("disc with endplates", (100, 62), 20), ("canal", CANAL_PARTS, 21))
+        text = (f"{what} {dice(np.isin(prediction, ours), truth == theirs):.3f}" for what, ours, theirs in pairs)
+        print("abdomen", "  ".join(text))
     for name, image_file, mask_file in crops() if args.crops else []:
         image, truth = read(image_file), np.asarray(read(mask_file).array).astype(int)
         prediction = segment(image, model, args.tta, args.step)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spineps.anatomy import CORPUS, CORPUS_INNER, DISC, ENDPLATE
-from spineps.phases.components import is_in, label_components
-from spineps.volume import Volume, bounding_box
+from spineps.phases.components import boxes, is_in, label_components
+from spineps.volume import Volume
 
 if TYPE_CHECKING:
     from spineps.phases.semantic import SemanticPrediction
@@ -34,7 +34,7 @@ LEAST_AREA = 0.6
 #: Length over which the column's middle line is smoothed; half the thickness of a drawn disc; how far its plane is
 #: looked for; largest slope of the plane.
 SMOOTH_MM, HALF_MM, REACH_MM, SLOPE = 12.0, 1.7, 4.5, 0.35
-#: Columns shorter than this, mm, show no two steps.
+#: Pieces of a column shorter than this, mm, show no two steps.
 LEAST_LENGTH = 40.0
 
 
@@ -48,39 +48,30 @@ def draw_faint_discs(prediction: SemanticPrediction) -> Volume:
     if prediction.probabilities is None or DISC not in ids or ENDPLATE not in ids:
         return mask
     axis = next(k for k, code in enumerate(mask.axcodes) if code in "SI")
-    column = _main_column(mask.array)
-    box = bounding_box(column)
-    if box is None:
-        return mask
-    voxels = np.argwhere(column[box])
-    points = voxels * np.array(mask.zoom)
-    here = tuple((voxels + [s.start for s in box]).T)
-    likely = sum(prediction.probabilities[ids.index(label)][here] for label in (DISC, ENDPLATE))
-    along, across = _straightened(points, axis)
-    if np.ptp(along) < LEAST_LENGTH:
-        return mask
-    places = _places(along, np.asarray(likely))
-    if len(places):
-        bodies = _cores(is_in(mask.array[box], (CORPUS, CORPUS_INNER)), mask.zoom)[tuple(voxels.T)]
-        places = places[[_joined(along - place, bodies) for place in places]]
-    if not len(places):
-        return mask
-    logger.warning("%d discs can hardly be seen: where vertebrae part there is an estimate", len(places))
-    array = mask.array.copy()
-    values = array[here]
-    bone = is_in(values, (CORPUS, CORPUS_INNER))
-    for place in places:
-        values[bone & _slab(along - place, across, np.asarray(likely))] = DISC
-    array[here] = values
+    columns, _ = label_components(is_in(mask.array, (CORPUS, CORPUS_INNER, DISC, ENDPLATE)), 26)
+    array, count = mask.array.copy(), 0
+    for number, box in boxes(columns).items():
+        if (box[axis].stop - box[axis].start) * mask.zoom[axis] < LEAST_LENGTH:
+            continue
+        voxels = np.argwhere(columns[box] == number)
+        here = tuple((voxels + [s.start for s in box]).T)
+        likely = np.sum([prediction.probabilities[ids.index(label)][here] for label in (DISC, ENDPLATE)], axis=0)
+        along, across = _straightened(voxels * np.array(mask.zoom), axis)
+        places = _places(along, likely)
+        if len(places):
+            bodies = _cores(is_in(mask.array[box], (CORPUS, CORPUS_INNER)), mask.zoom)[tuple(voxels.T)]
+            places = places[[_joined(along - place, bodies) for place in places]]
+        values = array[here]
+        bone = is_in(values, (CORPUS, CORPUS_INNER))
+        for place in places:
+            slab = _slab(along - place, across, likely)
+            # Less than half: a disc that is well seen, and bridged.
+            count += bone[slab].mean() > 0.5
+            values[slab & bone] = DISC
+        array[here] = values
+    if count:
+        logger.warning("%d disc(s) can hardly be seen: where vertebrae part there is an estimate", count)
     return mask.with_array(array)
-
-
-def _main_column(array: np.ndarray) -> np.ndarray:
-    """The largest connected piece of bodies, discs and endplates."""
-    parts, count = label_components(is_in(array, (CORPUS, CORPUS_INNER, DISC, ENDPLATE)), 26)
-    if not count:
-        return np.zeros(array.shape, bool)
-    return np.asarray(parts == np.bincount(parts.ravel())[1:].argmax() + 1)
 
 
 def _straightened(points: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
