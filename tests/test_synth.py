@@ -294,3 +294,12 @@ def test_plates_are_numbered_like_the_disc_between_them() -> None:
     for disc in discs[1:-1]:
         plates = np.argwhere(instance == disc + 100)[:, 1]
         assert plates.min() < np.argwhere(instance == disc)[:, 1].mean() < plates.max()
+
+
+def test_ct_is_thick_across_the_body_more_often_than_along_it() -> None:
+    rng = np.random.default_rng(3)
+    specs = [random_image_spec(rng, "CT") for _ in range(300)]
+    thick = [spec for spec in specs if spec.slice_axis >= 0]
+    assert 0.25 < len(thick) / len(specs) < 0.55
+    assert sum(spec.slice_axis == 1 for spec in thick) > 0.6 * len(thick)
+    assert all(spec.slice_gap == 0 and spec.blur[spec.slice_axis] == 0.3 for spec in thick)

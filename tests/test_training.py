@@ -295,6 +295,15 @@ def test_thick_slices_keep_flat_images_and_blur_edges() -> None:
     assert ((thick > 0.05) & (thick < 0.95)).any()
 
 
+@pytest.mark.parametrize("across", [1, 2])
+def test_looks_of_a_scan_have_thick_slices_mostly_across_one_axis(across: int, monkeypatch) -> None:
+    axes: list[int] = []
+    monkeypatch.setattr("spineps.training.intensity.thick_slices", lambda image, axis, *how: axes.append(axis) or image)
+    for k in range(100):
+        random_look(Chance.of(CPU, k), torch.rand(4, 4, 4), (1.5, 1.5, 1.5), across)
+    assert set(axes) == {0, 1, 2} and 0.5 < axes.count(across) / len(axes) < 0.9
+
+
 def test_initial_weights_come_from_anywhere(caches) -> None:
     assert initial_weights(None, "semantic") is None
     bundled = initial_weights("bundled", "semantic")
