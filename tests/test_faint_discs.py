@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from spineps.phases.components import label_components
 from spineps.phases.faint_discs import draw_faint_discs
-from spineps.phases.semantic import SemanticPrediction, most_probable
+from spineps.phases.semantic import SemanticPrediction, certainty, doubts, most_probable
 from spineps.volume import Volume
 
 AFFINE = np.array([[0, 0, 1.5, 0], [-1.5, 0, 0, 0], [0, -1.5, 0, 0], [0, 0, 0, 1]])
@@ -47,8 +47,9 @@ def test_a_column_without_a_single_disc_voxel_comes_apart_at_its_discs(bend: flo
     assert bodies(prediction.mask) == 1
     turned = prediction.mask.reoriented(axes)
     likely = np.stack([prediction.mask.with_array(p).reoriented(axes).array for p in prediction.probabilities])
-    mask = draw_faint_discs(SemanticPrediction(turned, likely, IDS)).reoriented("PIR")
-    assert bodies(mask) == 8
+    found, count = draw_faint_discs(SemanticPrediction(turned, likely, IDS))
+    mask = found.reoriented("PIR")
+    assert bodies(mask) == 8 and count == 7
     for disc in where:
         assert (mask.array[disc] == 100).mean() > 0.6
     assert (mask.array == 100).sum() < 1.6 * sum(d.sum() for d in where)
@@ -59,7 +60,7 @@ def test_a_column_without_a_single_disc_voxel_comes_apart_at_its_discs(bend: flo
 @given(seen=st.frozensets(st.integers(1, 7)), faint=st.sampled_from([0.0, 0.03]))
 def test_what_is_drawn_already_or_not_seen_at_all_stays_as_it_is(seen: frozenset[int], faint: float) -> None:
     prediction, _ = column(faint, seen)
-    assert (draw_faint_discs(prediction).array == prediction.mask.array).all()
+    assert (draw_faint_discs(prediction)[0].array == prediction.mask.array).all()
 
 
 def test_a_disc_that_bone_bridges_is_closed_and_its_endplates_stay() -> None:
@@ -68,7 +69,8 @@ def test_a_disc_that_bone_bridges_is_closed_and_its_endplates_stay() -> None:
     array = prediction.mask.array.copy()
     array[where[3]] = 62
     array[bridge] = array[np.roll(bridge, 2, 1)] = array[np.roll(bridge, -2, 1)] = 49
-    mask = draw_faint_discs(SemanticPrediction(prediction.mask.with_array(array), prediction.probabilities, IDS))
+    mask, count = draw_faint_discs(SemanticPrediction(prediction.mask.with_array(array), prediction.probabilities, IDS))
+    assert count == 0
     assert bodies(prediction.mask.with_array(array)) == 7 and bodies(mask) == 8
     assert (mask.array[array == 62] == 62).all()
 
@@ -79,7 +81,7 @@ def test_a_cleft_in_the_middle_of_a_body_is_no_disc() -> None:
     y = np.indices(likely.shape[1:])[1]
     cleft = (likely[1] > 0.5) & (np.abs(y - (4 + 3 * EVERY + EVERY // 2)) <= 1)
     likely[1][cleft], likely[3][cleft] = 0.7, 0.3
-    assert (draw_faint_discs(SemanticPrediction(prediction.mask, likely, IDS)).array == prediction.mask.array).all()
+    assert (draw_faint_discs(SemanticPrediction(prediction.mask, likely, IDS))[0].array == prediction.mask.array).all()
 
 
 def test_a_dens_is_not_cut_off() -> None:
@@ -93,7 +95,7 @@ def test_a_dens_is_not_cut_off() -> None:
     likely[:, join] = np.array([0, 0.7, 0, 0.3])[:, None]
     array = most_probable(likely, IDS)
     mask = prediction.mask.with_array(array)
-    assert (draw_faint_discs(SemanticPrediction(mask, likely, IDS)).array == array).all()
+    assert (draw_faint_discs(SemanticPrediction(mask, likely, IDS))[0].array == array).all()
 
 
 def test_nothing_to_look_at_is_no_error() -> None:
@@ -104,7 +106,19 @@ def test_nothing_to_look_at_is_no_error() -> None:
         (prediction.mask, None),
         (prediction.mask, prediction.probabilities),
     ):
-        assert (draw_faint_discs(SemanticPrediction(mask, likely, IDS)).array == mask.array).all()
+        assert (draw_faint_discs(SemanticPrediction(mask, likely, IDS))[0].array == mask.array).all()
     flat = Volume(prediction.mask.array[:, :1], AFFINE)
     answer = draw_faint_discs(SemanticPrediction(flat, prediction.probabilities[:, :, :1], IDS))
-    assert (answer.array == flat.array).all()
+    assert (answer[0].array == flat.array).all()
+
+
+def test_certainty_counts_what_was_found_and_doubts_say_why() -> None:
+    prediction, _ = column(0.0)
+    assert certainty(prediction, prediction.mask) == pytest.approx(0.97, abs=0.02)
+    weak = SemanticPrediction(prediction.mask, prediction.probabilities * 0.6, IDS)
+    assert certainty(weak, prediction.mask) == pytest.approx(0.58, abs=0.02)
+    assert certainty(SemanticPrediction(prediction.mask, None, IDS), prediction.mask) is None
+    nothing = prediction.mask.with_array(np.zeros_like(prediction.mask.array))
+    assert certainty(prediction, nothing) is None
+    assert doubts(None, 0) == doubts(0.8, 2) == ()
+    assert len(doubts(0.6, 0)) == len(doubts(0.8, 3)) == 1 and len(doubts(0.6, 3)) == 2

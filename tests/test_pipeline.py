@@ -162,8 +162,7 @@ def test_what_hardly_looks_like_a_spine_has_no_sure_name(person: tuple[Phantom, 
     for sure in (0.8, 0.6):
         known.semantic.sure = sure  # type: ignore[attr-defined]
         found = segment_volume(image, known, OPTIONS)
-        assert found.stage.certainty == pytest.approx(sure) and found.naming is not None
-        assert found.naming.ambiguous == (sure < 0.7)
+        assert found.naming is not None and found.naming.ambiguous == (sure < 0.7)
         assert any("hardly a spine" in note for note in found.naming.notes) == (sure < 0.7)
 
 

@@ -56,7 +56,7 @@ class SemanticStage:
         probabilities: (classes, X, Y, Z) float16 on the model's grid, when asked for.
         uncertainty: entropy 0..1 on the scan's grid, float32, when asked for.
         debug: intermediate volumes, when asked for.
-        certainty: mean probability of what was found, 0..1; None where a published model said labels only.
+        doubts: why no name can be sure.
     """
 
     mask: Volume
@@ -65,7 +65,7 @@ class SemanticStage:
     probabilities: np.ndarray | None = None
     uncertainty: Volume | None = None
     debug: Mapping[str, Volume] = field(default_factory=dict)
-    certainty: float | None = None
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +145,7 @@ def semantic_stage(
     from spineps.phases.components import relabel
     from spineps.phases.faint_discs import draw_faint_discs
     from spineps.phases.preprocess import as_stored, preprocess
-    from spineps.phases.semantic import certainty, clean_semantic, predict_semantic
+    from spineps.phases.semantic import certainty, clean_semantic, doubts, predict_semantic
 
     seen = volume.cropped(crop) if crop is not None else volume
     seen = as_stored(seen, stored) if model.config.published else seen
@@ -162,12 +162,12 @@ def semantic_stage(
         lambda done, n: progress("semantic", done, n),
         need_probabilities=wanted.save_softmax_logits or wanted.save_uncertainty,
     )
-    found = prediction.mask if published else draw_faint_discs(prediction)
+    found, faint = (prediction.mask, 0) if published else draw_faint_discs(prediction)
     mask = clean_semantic(found, options.semantic, published)
     mask = mend(mask) if mend is not None else mask
 
     grid, likely = prediction.mask.grid, prediction.probabilities
-    certain = certainty(prediction, mask)
+    why = () if published else doubts(certainty(prediction, mask), faint)
     probabilities = likely.astype(np.float16) if likely is not None and wanted.save_softmax_logits else None
     uncertainty = None
     if likely is not None and wanted.save_uncertainty:
@@ -181,7 +181,7 @@ def semantic_stage(
     native = seen.with_array(relabel(on_scan, {CORPUS_INNER: CORPUS})).on(volume.grid)
     debug = {"image_preprocessed": image, "sem_raw": prediction.mask, "sem_native": native}
     return SemanticStage(
-        mask, native, prediction.class_ids, probabilities, uncertainty, debug if wanted.save_debug_data else {}, certain
+        mask, native, prediction.class_ids, probabilities, uncertainty, debug if wanted.save_debug_data else {}, why
     )
 
 
@@ -207,7 +207,6 @@ def final_stage(
     from spineps.phases.instance import upsample_instances
     from spineps.phases.points import compute_points
     from spineps.phases.postprocess import postprocess
-    from spineps.phases.semantic import doubt
 
     config, labeling = models.semantic.config, models.labeling
     naming: Naming | None = None
@@ -220,8 +219,8 @@ def final_stage(
         vertebrae = volume.with_array(instances)
         c1 = config.published and config.has_c1
         naming = name_instances(volume, semantic.native, vertebrae, labeling, options.labeling, c1=c1, stored=stored)
-        if doubtful := doubt(semantic.certainty):
-            naming = replace(naming, ambiguous=True, notes=(doubtful, *naming.notes))
+        if semantic.doubts:
+            naming = replace(naming, ambiguous=True, notes=(*semantic.doubts, *naming.notes))
         progress("labeling", 1, 1)
         return naming.ids
 

@@ -24,7 +24,7 @@ from spineps.outputs.paths import Scan
 from spineps.outputs.poi import poi_document, poi_object
 from spineps.outputs.provenance import FORMAT, is_current, read_record, stage_entry, stage_key
 from spineps.outputs.writer import Writer, check_writable, sweep
-from spineps.phases.semantic import FUSED_MM2, body_on_sacrum, doubt
+from spineps.phases.semantic import FUSED_MM2, body_on_sacrum
 from spineps.pipeline import Models, Progress, Segmentation, SemanticStage, segment_volume
 from spineps.volume import Box, Volume
 
@@ -275,8 +275,7 @@ def _notes(result: Segmentation, volume: Volume) -> list[str]:
     naming = result.naming
     if naming is None:
         notes.append("Vertebrae are numbered from the top and not named: no labelling model was given.")
-        if doubtful := doubt(result.stage.certainty):
-            notes.append(f"{doubtful[0].upper()}{doubtful[1:]}.")
+        notes += [f"{text[0].upper()}{text[1:]}." for text in result.stage.doubts]
         return notes
     unsure = [f"{instance_name(v)} ({p:.2f})" for v, p in naming.confidence.items() if p < UNSURE]
     if naming.ambiguous:
@@ -308,7 +307,7 @@ class _Files:
             return None, None
         if not self._current("semantic", self.wanted.semantic + self.wanted.extras):
             return None, None
-        semantic = replace(sink.read_semantic(job.paths), certainty=self.stages["semantic"].get("certainty"))
+        semantic = replace(sink.read_semantic(job.paths), doubts=tuple(self.stages["semantic"].get("doubts", ())))
         if "instance" in job.override or not self._current("instance", self.wanted.instance):
             return semantic, None
         return semantic, read_labels(job.paths["out_vert_raw"])
@@ -323,7 +322,7 @@ class _Files:
                 sink.write_semantic(writer, result, job.paths, output, job.scan.format)
             elif output.save_raw:
                 writer.mask(job.paths["out_vert_raw"], result)
-            self._vouch(writer, stage, (), more={"certainty": result.certainty} if stage == "semantic" else {})
+            self._vouch(writer, stage, (), more={"doubts": list(result.doubts)} if stage == "semantic" else {})
 
     def finish(self, result: Segmentation, volume: Volume, notes: Sequence[str]) -> None:
         """Write the final files and, last of all, the record that vouches for them."""

@@ -38,15 +38,18 @@ SMOOTH_MM, HALF_MM, REACH_MM, SLOPE = 12.0, 1.7, 4.5, 0.35
 LEAST_LENGTH = 40.0
 
 
-def draw_faint_discs(prediction: SemanticPrediction) -> Volume:
+def draw_faint_discs(prediction: SemanticPrediction) -> tuple[Volume, int]:
     """The mask of a prediction with a thin disc at every peak of probability that has none.
 
     Args:
         prediction: with probabilities, any orientation.
+
+    Returns:
+        The mask, and how many of the discs were hardly there before.
     """
     mask, ids = prediction.mask, prediction.class_ids
     if prediction.probabilities is None or DISC not in ids or ENDPLATE not in ids:
-        return mask
+        return mask, 0
     axis = next(k for k, code in enumerate(mask.axcodes) if code in "SI")
     columns, _ = label_components(is_in(mask.array, (CORPUS, CORPUS_INNER, DISC, ENDPLATE)), 26)
     array, count = mask.array.copy(), 0
@@ -66,12 +69,12 @@ def draw_faint_discs(prediction: SemanticPrediction) -> Volume:
         for place in places:
             slab = _slab(along - place, across, likely)
             # Less than half: a disc that is well seen, and bridged.
-            count += bone[slab].mean() > 0.5
+            count += int(bone[slab].mean() > 0.5)
             values[slab & bone] = DISC
         array[here] = values
     if count:
-        logger.warning("%d disc(s) can hardly be seen: where vertebrae part there is an estimate", count)
-    return mask.with_array(array)
+        logger.info("%d disc(s) can hardly be seen and are drawn from whole cross-sections", count)
+    return mask.with_array(array), count
 
 
 def _straightened(points: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:

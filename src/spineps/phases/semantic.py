@@ -38,6 +38,8 @@ FUSED_MM2 = 800.0
 #: Mean probability of what was found, below which it is hardly a spine (36 real and generated scans of spines: .80 in
 #: slices of 10 mm to .94; three brains: .55 to .65).
 SPINE_LIKE = 0.72
+#: So many discs that can hardly be seen make the number of vertebrae an estimate.
+MANY_FAINT = 3
 #: Bodies and canal that make a separate part column, and how far from it other parts may lie (spinous processes of a
 #: narrow slab hang free, about 5 mm behind the canal).
 COLUMN_MM3, COLUMN_GAP_MM = 3000.0, 12.0
@@ -117,11 +119,21 @@ def certainty(prediction: SemanticPrediction, mask: Volume) -> float | None:
     return float(np.max([p[found] for p in prediction.probabilities], axis=0).mean()) if found.any() else None
 
 
-def doubt(certain: float | None) -> str | None:
-    """What to tell a user whose image may show no spine at all."""
-    if certain is None or certain >= SPINE_LIKE:
-        return None
-    return f"what was found is hardly a spine (mean probability {certain:.2f}, spines have .8 to .95): check the image"
+def doubts(certain: float | None, faint: int) -> tuple[str, ...]:
+    """Why no name can be sure, for people.
+
+    Args:
+        certain: answer of :func:`certainty`.
+        faint: discs that had to be drawn (:mod:`spineps.phases.faint_discs`).
+    """
+    found = []
+    if certain is not None and certain < SPINE_LIKE:
+        found.append(
+            f"what was found is hardly a spine (mean probability {certain:.2f}, spines have .8 to .95): check the image"
+        )
+    if faint >= MANY_FAINT:
+        found.append(f"{faint} discs can hardly be seen: where vertebrae part, and how many there are, is an estimate")
+    return tuple(found)
 
 
 def clean_semantic(mask: Volume, options: SemanticOptions, published: bool = False) -> Volume:
