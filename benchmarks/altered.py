@@ -78,6 +78,7 @@ WAYS: dict[str, Callable[[Volume], Volume]] = {
     "coronal 4 mm": lambda scan: thick(scan, (4, 1, 1)),
     "3 mm isotropic": lambda scan: thick(scan, (3, 3, 3)),
     "tilted by 25 degrees": lambda scan: tilted(scan, 25),
+    "axial 4 mm, leaning by 20 degrees": lambda scan: thick(tilted(scan, 20), (1, 4, 1)),
     "inverted": inverted,
     "noisy": noisy,
     "shaded": shaded,

@@ -10,7 +10,7 @@ import numpy as np
 
 from spineps.anatomy import CORPUS, CORPUS_INNER
 from spineps.options import Options
-from spineps.volume import Box, Volume
+from spineps.volume import Box, Grid, Volume
 
 if TYPE_CHECKING:
     from spineps.models.model import InstanceModel, LabelingModel, Model, SemanticModel
@@ -51,7 +51,7 @@ class SemanticStage:
     Attributes:
         mask: cleaned structures, uint8, on the model's grid (padding included).
         native: the same on the scan's own grid, from upsampled probabilities; with published models the mask itself,
-            nearest voxel.
+            nearest voxel.  Of a scan that leans it is on the upright grid (:mod:`spineps.phases.upright`).
         class_ids: structure of each class of ``probabilities``.
         probabilities: (classes, X, Y, Z) float16 on the model's grid, when asked for.
         uncertainty: entropy 0..1 on the scan's grid, float32, when asked for.
@@ -119,16 +119,28 @@ def segment_volume(
     Raises:
         EmptyError: the image is constant or shows no spine.
     """
+    from spineps.phases.upright import turned_upright, upright_grid
+
     options = options or Options()
     tell = progress or (lambda phase, done, total: None)
     done = done or (lambda stage, result: None)
+    upright = upright_grid(volume.grid) if crop is None and not models.semantic.config.published else None
+    scan, volume = volume, turned_upright(volume, upright) if upright is not None else volume
     if semantic is None:
         semantic = semantic_stage(volume, models.semantic, options, tell, crop, mend, stored)
         done("semantic", semantic)
     if instance is None:
         instance = instance_stage(semantic, models.instance, options, tell)
         done("instance", instance)
-    return final_stage(volume, semantic, instance, models, options, tell, stored)
+    result = final_stage(volume, semantic, instance, models, options, tell, stored)
+    return result if upright is None else on_scan(result, scan.grid)
+
+
+def on_scan(result: Segmentation, grid: Grid) -> Segmentation:
+    """What was found on an upright grid, on the scan's own."""
+    unsure = result.stage.uncertainty
+    stage = replace(result.stage, uncertainty=unsure.on(grid, order=1) if unsure is not None else None)
+    return replace(result, semantic=result.semantic.on(grid), instance=result.instance.on(grid), stage=stage)
 
 
 def semantic_stage(
