@@ -51,6 +51,27 @@ def test_nothing_changes_without_a_half_or_without_a_disc_below(called_body: flo
     assert (complete_last_body(mask) == mask.array).all()
 
 
+@pytest.mark.parametrize(("width", "made"), [(22, True), (12, True), (5, False), (0, False)])
+def test_a_vertebra_called_sacrum_altogether_is_told_by_the_disc_below_it(width: int, made: bool) -> None:
+    array = np.zeros((40, 90, 30), np.uint8)
+    array[22:28, 2:88, 11:19] = 61
+    whole = np.zeros(array.shape, bool)
+    for k, label in enumerate((49, 49, 26)):
+        top = 4 + 18 * k
+        array[6:20, top : top + 13, 4:26] = label
+        array[6:20, top + 13 : top + 18, 4:26] = 100
+    whole[6:20, 40:53, 4:26] = True
+    array[6:20, 53:58, 4:26] = 26
+    # A thin rudimentary disc, as wide as it may be.
+    array[6:20, 54:57, 4 : 4 + width] = 62
+    array[6:20, 58:80, 4:26] = 26
+    mask = Volume(array, AFFINE)
+    found = complete_last_body(mask)
+    # The corners of the box lie outside of the rounded room of a body.
+    assert (found[whole] == 49).mean() > 0.75 if made else (found == array).all()
+    assert (found[~whole & (array == 26)] == 26).mean() > 0.9
+
+
 def test_the_published_cleaning_leaves_it_alone() -> None:
     mask, whole = column(0.5)
     ours = clean_semantic(mask, SemanticOptions()).array

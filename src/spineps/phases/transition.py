@@ -1,4 +1,4 @@
-"""A last vertebra that the network calls body in one half and sacrum in the other (a transitional one, mostly)."""
+"""A last vertebra that the network calls sacrum, in part or altogether (a transitional one, mostly)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ LEAST_HALF, MOST_WHOLE = 0.15, 1.4
 WHOLE = 0.8
 #: The cylinder between the two discs is as wide and deep as so many of the body above.
 ROOM = 1.1
+#: Called sacrum altogether it must have this share of the body above, and the disc and endplate below it must cover
+#: this share of the area of those above it (chu16: .4; 34 other lumbar scans have less than LEAST_DISC_MM3 there).
+LEAST_WHOLE, LEAST_BAND = 0.5, 0.3
 #: Least disc and endplate below the half, mm3: a third of a thin rudimentary disc.
 LEAST_DISC_MM3 = 300.0
 
@@ -25,8 +28,8 @@ LEAST_DISC_MM3 = 300.0
 def complete_last_body(mask: Volume) -> np.ndarray:
     """The mask in which sacrum between the last body's two discs is body.
 
-    A sacrum ends below the last disc: what lies above that disc, in line with the body above and beside a part that is
-    called body already, belongs to this body.  Nothing changes where there is no such part, or no disc below it.
+    A sacrum begins below the last disc: what lies above that disc, in line with the body above, belongs to a body.
+    Where no part of it is called body already, the disc must be as wide as a body.
 
     Args:
         mask: structure ids, any orientation.
@@ -44,10 +47,14 @@ def complete_last_body(mask: Volume) -> np.ndarray:
     if len(order) < 2:
         return mask.array
     last, above = order[-1], order[-2]
-    if not LEAST_HALF < size[last] / size[above] < WHOLE:
-        return mask.array
+    half = LEAST_HALF < size[last] / size[above] < WHOLE
+    if half:
+        top, end = places[above].mean(0), places[last].mean(0)
+    else:
+        # All of it may be called sacrum: then it lies where the row goes on.
+        top, end = places[last].mean(0), 2 * places[last].mean(0) - places[above].mean(0)
+        last, above = 0, last
     # Along the spine, from the centre of the body above; then to the left, then to the front.
-    top, end = places[above].mean(0), places[last].mean(0)
     down = (end - top) / np.linalg.norm(end - top)
     disc = np.argwhere(is_in(array, (DISC, ENDPLATE))) * zoom
     far = (disc - end) @ down
@@ -56,6 +63,8 @@ def complete_last_body(mask: Volume) -> np.ndarray:
     upper = disc[near & (far < 0) & (far > -step)]
     lower = disc[near & (far > 0) & (far < step)]
     if min(len(upper), len(lower)) * turned.grid.voxel_volume < LEAST_DISC_MM3:
+        return mask.array
+    if not half and _area(lower, upper.mean(0), zoom) < LEAST_BAND * _area(upper, top, zoom):
         return mask.array
     start, stop = upper.mean(0), lower.mean(0)
     length = float(np.linalg.norm(stop - start))
@@ -70,11 +79,23 @@ def complete_last_body(mask: Volume) -> np.ndarray:
     t, b, c = ((voxels * zoom - start) @ frame.T).T
     inside = (t > 0) & (t < length) & ((b / reach[0]) ** 2 + (c / reach[1]) ** 2 < 1)
     whole = size[last] + inside.sum() * turned.grid.voxel_volume
-    if not inside.any() or whole > MOST_WHOLE * size[above]:
+    if not inside.any() or whole > MOST_WHOLE * size[above] or not (half or whole > LEAST_WHOLE * size[above]):
         return mask.array
-    logger.info(
-        "the last body was half sacrum: %.1f ml of it are body now", inside.sum() * turned.grid.voxel_volume / 1e3
-    )
+    logger.info("the last body was called sacrum: %.1f ml are body now", inside.sum() * turned.grid.voxel_volume / 1e3)
     array = array.copy()
     array[tuple(voxels[inside].T)] = CORPUS
     return turned.with_array(array).reoriented(mask.axcodes).array
+
+
+def _area(band: np.ndarray, seen_from: np.ndarray, zoom: np.ndarray) -> float:
+    """mm2 that a layer of voxels (mm) covers, seen from a point."""
+    away = band.mean(0) - seen_from
+    away /= np.linalg.norm(away)
+    across = band - band.mean(0)
+    across -= (across @ away)[:, None] * away
+    # In two directions across: cells of the coarsest voxel.
+    first = np.cross(away, [1.0, 0.0, 0.0] if abs(away[0]) < 0.9 else [0.0, 1.0, 0.0])
+    first /= np.linalg.norm(first)
+    # A quarter off: voxels lie at whole or half cells from their mean.
+    cells = np.floor(np.column_stack([across @ first, across @ np.cross(away, first)]) / zoom.max() + 0.25).astype(int)
+    return float(len(np.unique(cells, axis=0)) * zoom.max() ** 2)
