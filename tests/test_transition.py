@@ -51,8 +51,9 @@ def test_nothing_changes_without_a_half_or_without_a_disc_below(called_body: flo
     assert (complete_last_body(mask) == mask.array).all()
 
 
+@pytest.mark.parametrize("corner", [False, True])
 @pytest.mark.parametrize(("width", "made"), [(22, True), (12, True), (5, False), (0, False)])
-def test_a_vertebra_called_sacrum_altogether_is_told_by_the_disc_below_it(width: int, made: bool) -> None:
+def test_a_vertebra_called_sacrum_altogether_is_told_by_the_disc_below_it(width: int, made: bool, corner: bool) -> None:
     array = np.zeros((40, 90, 30), np.uint8)
     array[22:28, 2:88, 11:19] = 61
     whole = np.zeros(array.shape, bool)
@@ -65,6 +66,10 @@ def test_a_vertebra_called_sacrum_altogether_is_told_by_the_disc_below_it(width:
     # A thin rudimentary disc, as wide as it may be.
     array[6:20, 54:57, 4 : 4 + width] = 62
     array[6:20, 58:80, 4:26] = 26
+    if corner:
+        # A corner of it is body: a seventh of the body above, and more of smaller ones.
+        array[6:20, 4:17, 4:8] = 0
+        array[6:15, 44:53, 4:11] = 49
     mask = Volume(array, AFFINE)
     found = complete_last_body(mask)
     # The corners of the box lie outside of the rounded room of a body.

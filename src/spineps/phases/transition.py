@@ -47,13 +47,37 @@ def complete_last_body(mask: Volume) -> np.ndarray:
     if len(order) < 2:
         return mask.array
     last, above = order[-1], order[-2]
-    half = LEAST_HALF < size[last] / size[above] < WHOLE
-    if half:
-        top, end = places[above].mean(0), places[last].mean(0)
-    else:
+    found = None
+    if size[last] < WHOLE * size[above]:
+        if size[last] > LEAST_HALF * size[above]:
+            found = _between_discs(turned, places[above], places[last].mean(0), float(size[last]), known=True)
+        order = order[:-1]
+    if found is None and len(order) > 1:
         # All of it may be called sacrum: then it lies where the row goes on.
-        top, end = places[last].mean(0), 2 * places[last].mean(0) - places[above].mean(0)
-        last, above = 0, last
+        last, above = order[-1], order[-2]
+        end = 2 * places[last].mean(0) - places[above].mean(0)
+        found = _between_discs(turned, places[last], end, 0.0, known=False)
+    if found is None:
+        return mask.array
+    volume = len(found) * turned.grid.voxel_volume
+    logger.info("the last body was called sacrum: %.1f ml are body now", volume / 1e3)
+    array = array.copy()
+    array[tuple(found.T)] = CORPUS
+    return turned.with_array(array).reoriented(mask.axcodes).array
+
+
+def _between_discs(mask: Volume, above: np.ndarray, end: np.ndarray, part: float, known: bool) -> np.ndarray | None:
+    """Voxels (n, 3) of sacrum that are the body between the disc below ``above`` and the next one.
+
+    Args:
+        mask: PIR.
+        above: (m, 3) mm, voxels of the body above.
+        end: (3,) mm, about where the body lies.
+        part: mm3 of it that are called body.
+        known: a part of it is called body, so that it need not be proven.
+    """
+    array, zoom, voxel = mask.array, np.array(mask.zoom), mask.grid.voxel_volume
+    top, usual = above.mean(0), len(above) * voxel
     # Along the spine, from the centre of the body above; then to the left, then to the front.
     down = (end - top) / np.linalg.norm(end - top)
     disc = np.argwhere(is_in(array, (DISC, ENDPLATE))) * zoom
@@ -62,29 +86,26 @@ def complete_last_body(mask: Volume) -> np.ndarray:
     near = np.linalg.norm((disc - end) - far[:, None] * down, axis=1) < step
     upper = disc[near & (far < 0) & (far > -step)]
     lower = disc[near & (far > 0) & (far < step)]
-    if min(len(upper), len(lower)) * turned.grid.voxel_volume < LEAST_DISC_MM3:
-        return mask.array
-    if not half and _area(lower, upper.mean(0), zoom) < LEAST_BAND * _area(upper, top, zoom):
-        return mask.array
+    if min(len(upper), len(lower)) * voxel < LEAST_DISC_MM3:
+        return None
+    if not known and _area(lower, upper.mean(0), zoom) < LEAST_BAND * _area(upper, top, zoom):
+        return None
     start, stop = upper.mean(0), lower.mean(0)
     length = float(np.linalg.norm(stop - start))
     along = (stop - start) / length
     aside = np.array([0.0, 0.0, 1.0]) - along[2] * along
     aside /= np.linalg.norm(aside)
     frame = np.stack([along, aside, np.cross(along, aside)])
-    offset = (places[above] - top) @ np.stack([down, aside, np.cross(down, aside)]).T
+    offset = (above - top) @ np.stack([down, aside, np.cross(down, aside)]).T
     # A slab of one slice has no width of its own.
     reach = np.maximum(ROOM * np.percentile(np.abs(offset[:, 1:]), 95, axis=0), zoom.max())
     voxels = np.argwhere(array == SACRUM)
     t, b, c = ((voxels * zoom - start) @ frame.T).T
     inside = (t > 0) & (t < length) & ((b / reach[0]) ** 2 + (c / reach[1]) ** 2 < 1)
-    whole = size[last] + inside.sum() * turned.grid.voxel_volume
-    if not inside.any() or whole > MOST_WHOLE * size[above] or not (half or whole > LEAST_WHOLE * size[above]):
-        return mask.array
-    logger.info("the last body was called sacrum: %.1f ml are body now", inside.sum() * turned.grid.voxel_volume / 1e3)
-    array = array.copy()
-    array[tuple(voxels[inside].T)] = CORPUS
-    return turned.with_array(array).reoriented(mask.axcodes).array
+    whole = part + inside.sum() * voxel
+    if not inside.any() or whole > MOST_WHOLE * usual or not (known or whole > LEAST_WHOLE * usual):
+        return None
+    return voxels[inside]
 
 
 def _area(band: np.ndarray, seen_from: np.ndarray, zoom: np.ndarray) -> float:
