@@ -139,7 +139,8 @@ def _with_counting_doubt(naming: Naming, bodies: list[Body]) -> Naming:
     rows = [INDEX[naming.ids[b.id]] for b in bodies]
     far = [
         VERTEBRA_NAMES[STATES[a]]
-        for a, b, mm in zip(rows, rows[1:], pitches(bodies), strict=False)
+        # What the border cuts may be more than one body.
+        for a, b, mm in list(zip(rows, rows[1:], pitches(bodies), strict=False))[1:-1]
         if b - a == 1 and a >= C2 + 1 and mm > TOO_FAR * PITCH[a]
     ]
     if not far:
