@@ -5,7 +5,8 @@ import pytest
 
 from spineps.options import SemanticOptions
 from spineps.phases.semantic import clean_semantic
-from spineps.phases.transition import complete_last_body
+from spineps.phases.landmarks import RUDIMENT
+from spineps.phases.transition import complete_last_body, disc_in_sacrum
 from spineps.volume import Volume
 
 AFFINE = np.array([[0, 0, 2.0, 0], [-2.0, 0, 0, 0], [0, -2.0, 0, 0], [0, 0, 0, 1]])
@@ -75,6 +76,8 @@ def test_a_vertebra_called_sacrum_altogether_is_told_by_the_disc_below_it(width:
     # The corners of the box lie outside of the rounded room of a body.
     assert (found[whole] == 49).mean() > 0.75 if made else (found == array).all()
     assert (found[~whole & (array == 26)] == 26).mean() > 0.9
+    # A disc too narrow to prove a body still speaks for one.
+    assert (disc_in_sacrum(mask) > RUDIMENT) == (width > 0) and (width > 0 or disc_in_sacrum(mask) == 0)
 
 
 def test_the_published_cleaning_leaves_it_alone() -> None:

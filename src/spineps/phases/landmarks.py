@@ -18,6 +18,7 @@ from spineps.phases.heights import body_heights
 from spineps.phases.postprocess import RING
 from spineps.phases.semantic import FUSED_MM2, body_on_sacrum
 from spineps.phases.solver import INDEX, N_STATES
+from spineps.phases.transition import disc_in_sacrum
 from spineps.volume import Grid, Volume
 
 TEMPERATURE = 0.3
@@ -47,6 +48,9 @@ GAP_CENTRES, GAP_SPREAD, DENS_REACH = (0.0, 0.69, 1.1), 0.13, 0.39
 GAP_PRIOR, GAP_LIMIT = (0.0, 3.9, 6.0), 12.0
 #: Sacrum that counts as seen: a tenth of S1.
 LEAST_SACRUM_MM3 = 2000.0
+#: Disc inside the sacrum, as a share of the area of the one above, that speaks for a transitional vertebra (chu16 as
+#: five scanners would show it .12 to .47; 34 other lumbar scans 0).
+RUDIMENT = 0.08
 #: Dens that makes a C2 (published 2.1.3).
 DENS_MM3 = 250.0
 #: Without a class of its own the dens is part of the body: a C2 is at least this much taller than the bodies below it
@@ -224,6 +228,10 @@ def _sacrum(semantic: Volume, bodies: list[Body]) -> Evidence | None:
     if body_on_sacrum(semantic) > FUSED_MM2:
         table[-1, end - 1] = 0.0
         note = "the sacrum grows into a body: it may begin a vertebra too high, and all names may be one off"
+        return Evidence(table, note, False)
+    if disc_in_sacrum(semantic) > RUDIMENT:
+        table[-1, end - 1] = 0.0
+        note = "a disc lies inside the sacrum: it may begin a vertebra too high, and all names may be one off"
         return Evidence(table, note, False)
     table[-1, end - 1] = -RARE
     gap = f" ({missing} vertebra(e) between them were not found)" if missing else ""

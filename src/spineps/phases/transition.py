@@ -35,15 +35,8 @@ def complete_last_body(mask: Volume) -> np.ndarray:
         mask: structure ids, any orientation.
     """
     turned = mask.reoriented("PIR")
-    array, zoom = turned.array, np.array(turned.zoom)
-    parts, count = label_components(is_in(array, (CORPUS, CORPUS_INNER)), 6)
-    size = counts(parts, count + 1) * turned.grid.voxel_volume
-    size[0] = 0
-    if count < 2 or not (array == SACRUM).any():
-        return mask.array
-    big = np.flatnonzero(size > LEAST_HALF * np.median(size[size > 0.3 * size.max()]))
-    places = {int(k): np.argwhere(parts == k) * zoom for k in big}
-    order = sorted(places, key=lambda k: places[k][:, 1].mean())
+    array = turned.array
+    places, size, order = _row(turned)
     if len(order) < 2:
         return mask.array
     last, above = order[-1], order[-2]
@@ -54,9 +47,8 @@ def complete_last_body(mask: Volume) -> np.ndarray:
         order = order[:-1]
     if found is None and len(order) > 1:
         # All of it may be called sacrum: then it lies where the row goes on.
-        last, above = order[-1], order[-2]
-        end = 2 * places[last].mean(0) - places[above].mean(0)
-        found = _between_discs(turned, places[last], end, 0.0, known=False)
+        end = 2 * places[order[-1]].mean(0) - places[order[-2]].mean(0)
+        found = _between_discs(turned, places[order[-1]], end, 0.0, known=False)
     if found is None:
         return mask.array
     volume = len(found) * turned.grid.voxel_volume
@@ -78,18 +70,13 @@ def _between_discs(mask: Volume, above: np.ndarray, end: np.ndarray, part: float
     """
     array, zoom, voxel = mask.array, np.array(mask.zoom), mask.grid.voxel_volume
     top, usual = above.mean(0), len(above) * voxel
-    # Along the spine, from the centre of the body above; then to the left, then to the front.
-    down = (end - top) / np.linalg.norm(end - top)
-    disc = np.argwhere(is_in(array, (DISC, ENDPLATE))) * zoom
-    far = (disc - end) @ down
-    step = float(np.linalg.norm(end - top))
-    near = np.linalg.norm((disc - end) - far[:, None] * down, axis=1) < step
-    upper = disc[near & (far < 0) & (far > -step)]
-    lower = disc[near & (far > 0) & (far < step)]
+    upper, lower = _bands(mask, top, end)
     if min(len(upper), len(lower)) * voxel < LEAST_DISC_MM3:
         return None
     if not known and _area(lower, upper.mean(0), zoom) < LEAST_BAND * _area(upper, top, zoom):
         return None
+    # Along the spine, from the disc above; then to the left, then to the front.
+    down = (end - top) / np.linalg.norm(end - top)
     start, stop = upper.mean(0), lower.mean(0)
     length = float(np.linalg.norm(stop - start))
     along = (stop - start) / length
@@ -106,6 +93,50 @@ def _between_discs(mask: Volume, above: np.ndarray, end: np.ndarray, part: float
     if not inside.any() or whole > MOST_WHOLE * usual or not (known or whole > LEAST_WHOLE * usual):
         return None
     return voxels[inside]
+
+
+def disc_in_sacrum(mask: Volume) -> float:
+    """Area of disc and endplate where the next vertebra would end, over that of those above it; 0 where there is none.
+
+    The sacrum of a transitional last vertebra shows them, and an ordinary one does not: see :data:`LEAST_BAND`.
+
+    Args:
+        mask: structure ids, any orientation.
+    """
+    turned = mask.reoriented("PIR")
+    places, size, order = _row(turned)
+    if len(order) > 1 and size[order[-1]] < WHOLE * size[order[-2]]:
+        order = order[:-1]
+    if len(order) < 2:
+        return 0.0
+    top = places[order[-1]].mean(0)
+    upper, lower = _bands(turned, top, 2 * top - places[order[-2]].mean(0))
+    if min(len(upper), len(lower)) * turned.grid.voxel_volume < LEAST_DISC_MM3:
+        return 0.0
+    zoom = np.array(turned.zoom)
+    return _area(lower, upper.mean(0), zoom) / _area(upper, top, zoom)
+
+
+def _row(mask: Volume) -> tuple[dict[int, np.ndarray], np.ndarray, list[int]]:
+    """Body components of a PIR mask with a sacrum: voxels in mm, mm3 (by number), and the large ones from the top."""
+    parts, count = label_components(is_in(mask.array, (CORPUS, CORPUS_INNER)), 6)
+    size = counts(parts, count + 1) * mask.grid.voxel_volume
+    size[0] = 0
+    if count < 2 or not (mask.array == SACRUM).any():
+        return {}, size, []
+    big = np.flatnonzero(size > LEAST_HALF * np.median(size[size > 0.3 * size.max()]))
+    places = {int(k): np.argwhere(parts == k) * np.array(mask.zoom) for k in big}
+    return places, size, sorted(places, key=lambda k: places[k][:, 1].mean())
+
+
+def _bands(mask: Volume, top: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (n, 3) in mm of disc and endplate above and below a body at ``end``, the next below the one at ``top``."""
+    step = float(np.linalg.norm(end - top))
+    down = (end - top) / step
+    disc = np.argwhere(is_in(mask.array, (DISC, ENDPLATE))) * np.array(mask.zoom)
+    far = (disc - end) @ down
+    near = np.linalg.norm((disc - end) - far[:, None] * down, axis=1) < step
+    return disc[near & (far < 0) & (far > -step)], disc[near & (far > 0) & (far < step)]
 
 
 def _area(band: np.ndarray, seen_from: np.ndarray, zoom: np.ndarray) -> float:
