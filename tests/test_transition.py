@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from spineps.options import SemanticOptions
-from spineps.phases.semantic import clean_semantic
 from spineps.phases.landmarks import RUDIMENT
+from spineps.phases.semantic import clean_semantic
 from spineps.phases.transition import complete_last_body, disc_in_sacrum
 from spineps.volume import Volume
 

@@ -48,8 +48,8 @@ GAP_CENTRES, GAP_SPREAD, DENS_REACH = (0.0, 0.69, 1.1), 0.13, 0.39
 GAP_PRIOR, GAP_LIMIT = (0.0, 3.9, 6.0), 12.0
 #: Sacrum that counts as seen: a tenth of S1.
 LEAST_SACRUM_MM3 = 2000.0
-#: Disc inside the sacrum, as a share of the area of the one above, that speaks for a transitional vertebra (chu16 as
-#: five scanners would show it .12 to .47; 34 other lumbar scans 0).
+#: Disc inside the sacrum, as a share of the area of the one above, that speaks for a transitional vertebra (chu16
+#: as it is, in axial slices and tilted: .12 to .47; 34 other lumbar scans 0).
 RUDIMENT = 0.08
 #: Dens that makes a C2 (published 2.1.3).
 DENS_MM3 = 250.0

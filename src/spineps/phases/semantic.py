@@ -35,8 +35,8 @@ CORD_PIECE_MM3, CORD_SHARE = 500.0, 0.2
 #: Touching faces (mm2) of the lowest body and the sacrum that are no accident (nine real scans: 0 to 280 where the
 #: masks are right, 2,650 where half of L5 is called sacrum).
 FUSED_MM2 = 800.0
-#: Mean probability of what was found, below which it is hardly a spine (36 real and generated scans of spines: .80 in
-#: slices of 10 mm to .94; three brains: .55 to .65).
+#: Mean probability of what was found, below which it is hardly a spine (20 real and 12 generated scans of spines: .80
+#: in slices of 10 mm to .95; two images of a brain: .55 and .64).
 SPINE_LIKE = 0.72
 #: So many discs that can hardly be seen make the number of vertebrae an estimate.
 MANY_FAINT = 3
