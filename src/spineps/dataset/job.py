@@ -322,7 +322,8 @@ class _Files:
                 sink.write_semantic(writer, result, job.paths, output, job.scan.format)
             elif output.save_raw:
                 writer.mask(job.paths["out_vert_raw"], result)
-            self._vouch(writer, stage, (), more={"doubts": list(result.doubts)} if stage == "semantic" else {})
+            more: dict[str, Any] = {"doubts": list(result.doubts)} if stage == "semantic" else {}
+            self._vouch(writer, stage, (), **more)
 
     def finish(self, result: Segmentation, volume: Volume, notes: Sequence[str]) -> None:
         """Write the final files and, last of all, the record that vouches for them."""
@@ -354,16 +355,11 @@ class _Files:
         return current
 
     def _vouch(
-        self,
-        writer: Writer,
-        stage: str,
-        notes: Sequence[str],
-        result: Segmentation | None = None,
-        more: Mapping[str, Any] | None = None,
+        self, writer: Writer, stage: str, notes: Sequence[str], result: Segmentation | None = None, **more: Any
     ) -> None:
         """Enter the files written so far, and ``more``, into the record, as the last file of ``writer``."""
         entry = stage_entry(self.keys[stage] if self.job.mend is None else "", writer.written, self.folder)
-        entry |= more or {}
+        entry |= more
         self.stages[stage] = entry
         self.kept += [*writer.written, self.job.paths["out_prov"]]
         writer.json(self.job.paths["out_prov"], self._record(notes, result))
