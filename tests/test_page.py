@@ -207,7 +207,7 @@ def test_export_and_import(page: Browser, tmp_path: Path) -> None:
     press(page, "\ue007")
     page.find_element("id", "export").click()
     file = tmp_path / "ratings_ds.tsv"
-    assert wait_for(lambda: file.is_file() and file.stat().st_size), "an empty file stands there before the download ends"
+    assert wait_for(lambda: file.is_file() and file.stat().st_size), "a file without content stands there first"
     head, *lines = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()]
     assert head == ["scan", "participant_id", "session_id", "rating", "note", "rated_at", "status", "flags"]
     assert [line[:5] + line[6:] for line in lines] == [
