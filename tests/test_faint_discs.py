@@ -98,6 +98,20 @@ def test_a_dens_is_not_cut_off() -> None:
     assert (draw_faint_discs(SemanticPrediction(mask, likely, IDS))[0].array == array).all()
 
 
+def test_what_lies_below_a_dens_is_no_disc() -> None:
+    """The join of two scans runs through C2, as wide as its body there."""
+    prediction, _ = column(0.25, frozenset(range(2, 8)))
+    likely, array = prediction.probabilities.copy(), prediction.mask.array.copy()
+    x, y, z = np.indices(array.shape)
+    wide = (y < 2 + EVERY) & (((x - 25) / 4) ** 2 + ((z - 11.5) / 4) ** 2 >= 1)
+    likely[:, wide] = np.array([1, 0, 0, 0])[:, None]
+    array = most_probable(likely, IDS)
+    mask = prediction.mask.with_array(array)
+    assert (draw_faint_discs(SemanticPrediction(mask, likely, IDS))[0].array == array).all()
+    # The same line between two bodies of one width is a disc.
+    assert bodies(draw_faint_discs(column(0.25, frozenset(range(2, 8)))[0])[0]) == 8
+
+
 def test_nothing_to_look_at_is_no_error() -> None:
     prediction, _ = column(0.25, every=9, count=2)
     empty = prediction.mask.with_array(np.zeros_like(prediction.mask.array))

@@ -131,6 +131,13 @@ def test_a_dens_is_no_second_body(radius, merged):
     assert owners(found.labels, truth, sem) == list(range(1, 8))
 
 
+def test_a_dens_is_no_second_body_where_the_others_come_out_tall():
+    """Discs that bone bridges make bodies look taller: a head CT of 2.5 mm has cervical ones of 19 mm."""
+    recipe = Column(np.arange(5) * 0.9, dens=24.0, dens_radius=7.0, stretch=dict.fromkeys(range(5), 1.5))
+    found, sem, truth = bodies_of(recipe)
+    assert owners(found.labels, truth, sem) == list(range(1, 6))
+
+
 @pytest.mark.parametrize("width", [3.3, 6.6, 9.9])
 def test_few_slices(width):
     found, sem, truth = bodies_of(Column(width=width, zoom=(0.8, 0.8, 3.3)))

@@ -26,7 +26,17 @@ from spineps.phases.labeling import (
     name_instances,
     published_costs,
 )
-from spineps.phases.landmarks import PITCH, TEMPERATURE, Body, gap_costs, measure_bodies, pitches, size_evidence
+from spineps.phases.landmarks import (
+    C2_SLIM,
+    C2_TAPER,
+    PITCH,
+    TEMPERATURE,
+    Body,
+    gap_costs,
+    measure_bodies,
+    pitches,
+    size_evidence,
+)
 from spineps.phases.scores import relation_costs, score_table, t13_costs
 from spineps.phases.solver import INDEX, N_STATES, Rules, best_path, to_states
 from spineps.volume import Volume
@@ -438,6 +448,21 @@ def test_a_tall_first_body_that_tapers_inside_the_image_is_c2_without_a_class_fo
     assert (not naming.ambiguous) == (tapered and inside)
     if tapered and inside:
         assert names(naming)[0] == "C2" and "a dens is in view" in naming.notes[0]
+
+
+def test_the_arch_of_c1_before_the_dens_does_not_hide_it() -> None:
+    sem, inst = spine([25.0, 20.0, 20.0, 20.0, 20.0], above=40)
+    body = np.nonzero((sem.array == 49) & (inst.array == 1))
+    top, left, right = body[1].min(), body[2].min(), body[2].max()
+    aside, back = (right - left) // 3, body[0].max()
+    array, ids = sem.array.copy(), inst.array.copy()
+    # As far across from front to back as the body below, and half as wide.
+    place = (slice(0, back + 1), slice(top - 22, top), slice(left + aside, right + 1 - aside))
+    array[place], ids[place] = 49, 1
+    bodies = measure_bodies(array, ids, sem.grid)
+    assert bodies[0].taper > C2_TAPER and bodies[0].slim < C2_SLIM
+    naming = ask((sem.with_array(array), inst.with_array(ids)))
+    assert names(naming)[0] == "C2" and "a dens is in view" in naming.notes[0]
 
 
 def test_bodies_too_far_apart_for_any_person_make_no_name_sure() -> None:

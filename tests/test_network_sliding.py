@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from spineps.anatomy import CLASS_MIRROR
 from spineps.inference.network import NetSpec
-from spineps.inference.resample import argmax_on_grid, entropy_on_grid, to_model_grid
+from spineps.inference.resample import argmax_on_grid, entropy_on_grid, to_model_grid, without_mixtures
 from spineps.inference.sliding import busy_box, focused_window, sliding_window, softmax, tile_starts
 from spineps.volume import Grid, Volume
 
@@ -182,6 +182,22 @@ def test_grids_turned_against_each_other_are_refused() -> None:
     turn[:2, :2] = [[0.8, -0.6], [0.6, 0.8]]
     with pytest.raises(ValueError, match="turned"):
         argmax_on_grid(p, source, Grid((12, 12, 12), source.affine @ turn))
+
+
+def test_a_class_that_is_nowhere_does_not_come_out_between_two_others() -> None:
+    source, target = grid((4, 8, 8), (2, 2, 2)), grid((8, 16, 16), (1, 1, 1))
+    p = np.zeros((4, *source.shape), np.float32)
+    # Left 1 and right 2 with a third between them that is second everywhere; a true 3 stands in a corner.
+    p[1, :2], p[2, 2:], p[3] = 0.55, 0.55, 0.45
+    p[:, :, 6:] = np.array([0, 0, 0, 1])[:, None, None, None]
+    mask = Volume(p.argmax(axis=0).astype(np.uint8), source.affine)
+    raw = argmax_on_grid(p, source, target)
+    assert (raw[:, :8] == 3).any()
+    answer = without_mixtures(raw.copy(), 3, mask, target)
+    assert set(np.unique(answer[:, :8])) == {1, 2} and (answer[:, 13:] == 3).all()
+    np.testing.assert_array_equal(answer[raw != 3], raw[raw != 3])
+    nothing = np.zeros(target.shape, np.uint8)
+    assert without_mixtures(nothing, 3, mask, target) is nothing
 
 
 def test_background_only_gives_background() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spineps.anatomy import CORPUS, CORPUS_INNER
+from spineps.anatomy import CORPUS, CORPUS_INNER, SACRUM
 from spineps.options import Options
 from spineps.volume import Box, Grid, Volume
 
@@ -153,7 +153,7 @@ def semantic_stage(
     stored: str | None = None,
 ) -> SemanticStage:
     """Pre-processing and semantic phase."""
-    from spineps.inference.resample import argmax_on_grid, entropy_on_grid
+    from spineps.inference.resample import argmax_on_grid, entropy_on_grid, without_mixtures
     from spineps.phases.components import relabel
     from spineps.phases.faint_discs import draw_faint_discs
     from spineps.phases.preprocess import as_stored, preprocess
@@ -190,6 +190,8 @@ def semantic_stage(
         # What cleaning decided at the model's voxel size must hold after upsampling too.
         one_hot(likely, mask.array, prediction.mask.array, prediction.class_ids)
         on_scan = np.array(prediction.class_ids, np.uint8)[argmax_on_grid(likely, grid, seen.grid)]
+        # Ten voxels of sacrum in a neck are a vertebra S1 with a disc of its own.
+        on_scan = without_mixtures(on_scan, SACRUM, mask, seen.grid)
     native = seen.with_array(relabel(on_scan, {CORPUS_INNER: CORPUS})).on(volume.grid)
     debug = {"image_preprocessed": image, "sem_raw": prediction.mask, "sem_native": native}
     return SemanticStage(

@@ -74,6 +74,31 @@ def argmax_on_grid(probabilities: np.ndarray, source: Grid, target: Grid) -> np.
     return answer
 
 
+def without_mixtures(answer: np.ndarray, label: int, mask: Volume, target: Grid) -> np.ndarray:
+    """Where ``answer`` holds ``label`` although no voxel of ``mask`` around does, it takes the mask's own label.
+
+    Between two sure classes the interpolated probability of a third, low in both, may be the highest.
+
+    Args:
+        answer: ids on ``target``, as of :func:`argmax_on_grid`; changed in place and returned.
+        label: the id to look for.
+        mask: ids on the grid of the probabilities.
+        target: grid of the answer.
+    """
+    found = np.nonzero(answer == label)
+    if not found[0].size:
+        return answer
+    index = np.rint(mask.grid.to_index(target.to_world(np.stack(found, axis=-1)))).astype(int)
+    index = np.clip(index, 0, np.array(mask.shape) - 1)
+    around = np.zeros(len(index), bool)
+    padded = np.pad(mask.array == label, 1)
+    for shift in np.ndindex(3, 3, 3):
+        around |= padded[tuple((index + shift).T)]
+    nearest = mask.array[tuple(index.T)]
+    answer[found] = np.where(around, label, nearest)
+    return answer
+
+
 def entropy_on_grid(probabilities: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
     """Entropy of the interpolated probabilities over log K: 0 certain .. 1 undecided, float32, 0 beyond the source."""
     answer = np.zeros(target.shape, np.float32)

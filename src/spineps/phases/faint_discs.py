@@ -29,8 +29,8 @@ LEAST, STANDS_OUT = 0.06, 1.6
 EROSION_MM, NEAR_MM = 1.5, (3.0, 8.0)
 #: Steps from disc to disc, mm, spread of the logarithm of the ratio of two, and most that one ratio can cost (nats).
 STEPS, STEP_SPREAD, STEP_LIMIT = (11.0, 48.0), 0.17, 3.0
-#: A cross-section through the dens is no place for a disc: least share of the usual area.
-LEAST_AREA = 0.6
+#: No disc lies in the dens or below it: least share of the usual area, at the place and so many mm above it.
+LEAST_AREA, ABOVE_MM = 0.6, (16, 6)
 #: Length over which the column's middle line is smoothed; half the thickness of a drawn disc; how far its plane is
 #: looked for; largest slope of the plane.
 SMOOTH_MM, HALF_MM, REACH_MM, SLOPE = 12.0, 1.7, 4.5, 0.35
@@ -129,7 +129,11 @@ def _places(along: np.ndarray, likely: np.ndarray) -> np.ndarray:
     number = np.maximum(np.bincount(row).astype(float), 1e-6)
     area, total = (gaussian_filter1d(x, 1.2, mode="nearest") for x in (number, np.bincount(row, likely)))
     evidence = total / area
-    peaks = [k for k in _peaks(evidence) if area[k] >= LEAST_AREA * np.median(area)]
+    high, near = ABOVE_MM
+    least = LEAST_AREA * np.median(area)
+    peaks = [
+        k for k in _peaks(evidence) if area[k] >= least and (k < high or area[k - high : k - near].mean() >= least)
+    ]
     chosen = _evenly(np.array(peaks, float), np.log(evidence[peaks] / LEAST)) if peaks else []
     return low + 0.5 + np.array([peaks[k] for k in chosen], float)
 

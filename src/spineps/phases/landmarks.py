@@ -54,9 +54,9 @@ RUDIMENT = 0.08
 #: Dens that makes a C2 (published 2.1.3).
 DENS_MM3 = 250.0
 #: Without a class of its own the dens is part of the body: a C2 is at least this much taller than the bodies below it
-#: (2.0 to 2.8 on 22 generated people) and its upper third at most this much as wide as its lower third (.67 to .82; .94
-#: to 1.24 where there is no dens).
-C2_HEIGHT, C2_TAPER = 1.7, 0.88
+#: (2.0 to 2.8 on 22 generated people) and its upper third at most this much as far across as its lower third (.67 to
+#: .82; .94 to 1.24 where there is no dens), or this much as wide (.34 to .65 on 40; .81 to 2.0 on 204 others).
+C2_HEIGHT, C2_TAPER, C2_SLIM = 1.7, 0.88, 0.73
 #: The conus ends at the lower third of L1 on average; spread of anatomy (0.75 levels) and of its segmentation together.
 #: Saifuddin et al., Spine 1998.
 CONUS_LEVEL, CONUS_SPREAD = L1 + 0.3, 1.1
@@ -73,7 +73,8 @@ class Body:
         body_mm3: volume of the body, dens included.
         dens_mm3: volume of the dens.
         depth_index: position along axis 1 (PIR), voxels; where the body would be when none is seen.
-        taper: width of the upper third of the body over that of the lower third (1 when no body is seen).
+        taper: extent across of the upper third of the body over that of the lower third (1 when no body is seen).
+        slim: the same from left to right alone, where C1's anterior arch does not count.
         cut_off: its body reaches the upper end of the image.
     """
 
@@ -84,6 +85,7 @@ class Body:
     dens_mm3: float
     depth_index: float
     taper: float = 1.0
+    slim: float = 1.0
     cut_off: bool = False
 
 
@@ -130,11 +132,16 @@ def measure_bodies(sem: np.ndarray, inst: np.ndarray, grid: Grid) -> list[Body]:
     dens = np.bincount(row[code == DENS], minlength=n)
     cut_off = np.bincount(row[body & (voxels[1] < 1)], minlength=n) > 0
     third, across = height[row[body]] / 6, (offset**2).sum(1) - along**2
-    upper, lower = (
-        np.bincount(row[body], across * end, n) / np.maximum(np.bincount(row[body], end, n), 1)
-        for end in (along < -third, along > third)
-    )
+    ends = [(along < -third).astype(float), (along > third).astype(float)]
+
+    def mean(values: np.ndarray, end: np.ndarray) -> np.ndarray:
+        return np.bincount(row[body], values * end, n) / np.maximum(np.bincount(row[body], end, n), 1)
+
+    upper, lower = (mean(across, end) for end in ends)
     taper = np.sqrt((upper + 1) / (lower + 1))
+    left = offset @ (grid.affine[:3, 2] / np.linalg.norm(grid.affine[:3, 2]))
+    upper, lower = (mean(left**2, end) - mean(left, end) ** 2 for end in ends)
+    slim = np.sqrt((upper + 1) / (lower + 1))
     return [
         Body(
             id=int(ids[k]),
@@ -144,6 +151,7 @@ def measure_bodies(sem: np.ndarray, inst: np.ndarray, grid: Grid) -> list[Body]:
             dens_mm3=dens[k] * volume,
             depth_index=float(depth[k]),
             taper=float(taper[k]),
+            slim=float(slim[k]),
             cut_off=bool(cut_off[k]),
         )
         for k in order
@@ -258,7 +266,7 @@ def _tapered_top(bodies: list[Body]) -> int:
     if (
         len(below) < 2
         or bodies[row].cut_off
-        or bodies[row].taper > C2_TAPER
+        or (bodies[row].taper > C2_TAPER and bodies[row].slim > C2_SLIM)
         or bodies[row].height < C2_HEIGHT * np.median(below)
     ):
         return -1

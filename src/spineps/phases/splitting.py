@@ -33,7 +33,7 @@ EVEN = 0.8
 NOTCH = 0.9
 #: The top body of a neck (neighbours lower than this, mm), whose upper third is so much slimmer than its lower third,
 #: is a C2: its dens is as high as so many bodies.
-NECK, DENS_TAPER, DENS_HEIGHTS = 17.0, 0.75, 1.4
+NECK, DENS_TAPER, DENS_HEIGHTS = 22.0, 0.75, 1.4
 #: Disc height as a share of body height where it cannot be measured (0.2 thoracic to 0.35 lumbar).
 DISC_SHARE = 0.25
 
