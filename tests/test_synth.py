@@ -270,6 +270,39 @@ def test_low_dark_last_discs_over_wedged_vertebrae_are_common() -> None:
     assert (sagittal == anatomy.SACRUM).sum() > 150
 
 
+def test_a_domed_sacrum_fits_into_the_vertebra_on_it() -> None:
+    pairs = []
+    for seed in range(200):
+        levels = random_spec(np.random.default_rng(seed), "lumbar").levels
+        first = next(n for n, v in enumerate(levels) if v.id == anatomy.SACRUM)
+        pairs.append((levels[first - 1].concavity_lower, levels[first].concavity_upper))
+    domed = [pair for pair in pairs if pair[1] < 0]
+    assert 0.04 < len(domed) / len(pairs) < 0.2
+    assert all(above == -below for above, below in domed)
+
+
+def test_grey_values_hardly_tell_the_sacrum_from_the_bodies() -> None:
+    specs = [random_image_spec(np.random.default_rng(seed)) for seed in range(300)]
+    body, sacrum, posterior = (
+        np.array([spec.means[t] for spec in specs])
+        for t in (Tissue.MARROW_BODY, Tissue.MARROW_SACRUM, Tissue.MARROW_POSTERIOR)
+    )
+    assert (np.abs(sacrum - body) < 0.12).mean() > 0.9 > (np.abs(posterior - body) < 0.12).mean()
+
+
+def test_the_seam_below_the_dens_is_body_and_fat_lies_over_it() -> None:
+    seams = fat = 0
+    for seed in range(8):
+        spec = random_spec(np.random.default_rng(seed), "cervical")
+        spec = replace(spec, view=View(2.0, (5.0, 0.0, 0.0)))
+        p = render(spec, field_of_view((40, 84, 24), (1.0, 1.0, 1.0)))
+        c2 = (p.instance == 2) & (p.semantic == anatomy.CORPUS)
+        seams += bool(np.isin(p.tissue[c2], [Tissue.ENDPLATE, Tissue.CARTILAGE, Tissue.ANNULUS]).any())
+        top = np.argwhere(c2)[:, 1].min()
+        fat += bool((p.tissue[:, top - 6 : top] == Tissue.FAT).any())
+    assert 2 <= seams <= 7 and fat >= 5
+
+
 @pytest.mark.parametrize("zoom", [1.5, 2.0])
 def test_thin_discs_keep_a_voxel_between_their_plates(zoom: float) -> None:
     """Else networks learn that two plates may meet."""

@@ -144,6 +144,18 @@ def test_held_out_scans_are_refused(caches, tmp_path) -> None:
         RealFeed(Cache(tmp_path / "leak.npz"), TINY, CPU)
 
 
+def test_label_maps_of_one_region(tmp_path) -> None:
+    from spineps.training.__main__ import main
+
+    command = ["cache", str(tmp_path / "necks.npz"), "--config", "instance", "--count", "1", "--first", "7"]
+    assert main([*command, "--region", "cervical"]) == 0
+    cache = Cache(tmp_path / "necks.npz")
+    assert cache.meta["region"] == "cervical"
+    instances = cache["000007"][2]
+    assert 4 in instances and 24 not in instances and 26 not in instances
+    assert main([*command, "--region", "knee"]) == OptionError("", "").code.exit_code
+
+
 def test_real_cache_leaves_held_out_scans_alone(tmp_path) -> None:
     import nibabel as nib
 

@@ -174,7 +174,7 @@ def semantic_stage(
         lambda done, n: progress("semantic", done, n),
         need_probabilities=wanted.save_softmax_logits or wanted.save_uncertainty,
     )
-    found, faint = (prediction.mask, 0) if published else draw_faint_discs(prediction)
+    found, faint = (prediction.mask, 0) if published else draw_faint_discs(prediction, seen)
     mask = clean_semantic(found, options.semantic, published)
     mask = mend(mask) if mend is not None else mask
 

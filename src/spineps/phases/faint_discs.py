@@ -29,8 +29,12 @@ LEAST, STANDS_OUT = 0.06, 1.6
 EROSION_MM, NEAR_MM = 1.5, (3.0, 8.0)
 #: Steps from disc to disc, mm, spread of the logarithm of the ratio of two, and most that one ratio can cost (nats).
 STEPS, STEP_SPREAD, STEP_LIMIT = (11.0, 48.0), 0.17, 3.0
-#: No disc lies in the dens or below it: least share of the usual area, at the place and so many mm above it.
-LEAST_AREA, ABOVE_MM = 0.6, (16, 6)
+#: Slices thinner than this along the spine, mm, show every disc: what looks like one there may be the line between the
+#: dens and C2's body (two of two heads in T1w, one in CT).
+THICK_MM = 3.0
+#: No disc lies in the dens or below it: least share of the usual area, at the place and so many mm above it; and, where
+#: the column ends inside the image, least of it above a disc, mm (a C2 with its dens is 38 high).
+LEAST_AREA, ABOVE_MM, LEAST_TOP_MM = 0.6, (16, 6), 26.0
 #: Length over which the column's middle line is smoothed; half the thickness of a drawn disc; how far its plane is
 #: looked for; largest slope of the plane.
 SMOOTH_MM, HALF_MM, REACH_MM, SLOPE = 12.0, 1.7, 4.5, 0.35
@@ -38,11 +42,12 @@ SMOOTH_MM, HALF_MM, REACH_MM, SLOPE = 12.0, 1.7, 4.5, 0.35
 LEAST_LENGTH = 40.0
 
 
-def draw_faint_discs(prediction: SemanticPrediction) -> tuple[Volume, int]:
-    """The mask of a prediction with a thin disc at every peak of probability that has none.
+def draw_faint_discs(prediction: SemanticPrediction, scan: Volume) -> tuple[Volume, int]:
+    """The mask of a prediction with a thin disc at every peak of probability that has none, where slices are thick.
 
     Args:
         prediction: with probabilities, any orientation.
+        scan: what it was made of; only the voxel size along the spine counts.
 
     Returns:
         The mask, and how many of the discs were hardly there before.
@@ -50,7 +55,10 @@ def draw_faint_discs(prediction: SemanticPrediction) -> tuple[Volume, int]:
     mask, ids = prediction.mask, prediction.class_ids
     if prediction.probabilities is None or DISC not in ids or ENDPLATE not in ids:
         return mask, 0
+    if scan.zoom[next(k for k, code in enumerate(scan.axcodes) if code in "SI")] < THICK_MM:
+        return mask, 0
     axis = next(k for k, code in enumerate(mask.axcodes) if code in "SI")
+    down = mask.axcodes[axis] == "I"
     columns, _ = label_components(is_in(mask.array, (CORPUS, CORPUS_INNER, DISC, ENDPLATE)), 26)
     array, count = mask.array.copy(), 0
     for number, box in boxes(columns).items():
@@ -60,7 +68,10 @@ def draw_faint_discs(prediction: SemanticPrediction) -> tuple[Volume, int]:
         here = tuple((voxels + [s.start for s in box]).T)
         likely = np.sum([prediction.probabilities[ids.index(label)][here] for label in (DISC, ENDPLATE)], axis=0)
         along, across = _straightened(voxels * np.array(mask.zoom), axis)
-        places = _places(along, likely)
+        places = _places(along if down else -along, likely) * (1 if down else -1)
+        if box[axis].start > 0 if down else box[axis].stop < mask.shape[axis]:
+            top = along.min() if down else along.max()
+            places = places[np.abs(places - top) > LEAST_TOP_MM]
         if len(places):
             bodies = _cores(is_in(mask.array[box], (CORPUS, CORPUS_INNER)), mask.zoom)[tuple(voxels.T)]
             places = places[[_joined(along - place, bodies) for place in places]]

@@ -55,8 +55,9 @@ RUDIMENT = 0.08
 DENS_MM3 = 250.0
 #: Without a class of its own the dens is part of the body: a C2 is at least this much taller than the bodies below it
 #: (2.0 to 2.8 on 22 generated people) and its upper third at most this much as far across as its lower third (.67 to
-#: .82; .94 to 1.24 where there is no dens), or this much as wide (.34 to .65 on 40; .81 to 2.0 on 204 others).
-C2_HEIGHT, C2_TAPER, C2_SLIM = 1.7, 0.88, 0.73
+#: .82; .94 to 1.24 where there is no dens), or this much as wide (.34 to .65 on 40; .81 to 2.0, mostly 1.24, on 204
+#: others), or, below a ring without a body, nearly so: fat around the dens is called body in T1w heads (.80).
+C2_HEIGHT, C2_TAPER, C2_SLIM, C2_SLIM_BELOW_RING = 1.7, 0.88, 0.73, 0.9
 #: The conus ends at the lower third of L1 on average; spread of anatomy (0.75 levels) and of its segmentation together.
 #: Saifuddin et al., Spine 1998.
 CONUS_LEVEL, CONUS_SPREAD = L1 + 0.3, 1.1
@@ -266,7 +267,7 @@ def _tapered_top(bodies: list[Body]) -> int:
     if (
         len(below) < 2
         or bodies[row].cut_off
-        or (bodies[row].taper > C2_TAPER and bodies[row].slim > C2_SLIM)
+        or (bodies[row].taper > C2_TAPER and bodies[row].slim > (C2_SLIM_BELOW_RING if row else C2_SLIM))
         or bodies[row].height < C2_HEIGHT * np.median(below)
     ):
         return -1

@@ -178,10 +178,10 @@ def _prior_greys(rng: np.random.Generator, contrast: str) -> tuple[np.ndarray, n
     means = means + spread * np.clip(rng.standard_normal(TISSUE_COUNT), -2, 2)
     is_ct = contrast == "CT"
     unit = 0.4 if is_ct else 1.0
-    for leader, follower, sd in contrasts.FOLLOWERS:
+    for leader, follower, sd, share in contrasts.FOLLOWERS:
         if is_ct and follower is Tissue.MARROW_POSTERIOR:
             continue
-        if rng.random() < 0.75:
+        if rng.random() < share:
             shift = prior[follower][0] - prior[leader][0]
             means[follower] = means[leader] + shift + sd * unit * rng.standard_normal()
     if rng.random() < 0.35:
@@ -201,8 +201,8 @@ def _random_greys(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     means = rng.uniform(0, 1, TISSUE_COUNT)
     if rng.random() < 0.8:
         means[Tissue.AIR] = rng.uniform(0, 0.12)
-    for leader, follower, sd in contrasts.FOLLOWERS:
-        if rng.random() < 0.7:
+    for leader, follower, sd, share in contrasts.FOLLOWERS:
+        if rng.random() < share:
             means[follower] = np.clip(means[leader] + sd * rng.standard_normal(), 0, 1)
     if rng.random() < 0.5:
         means[Tissue.CORTEX] = rng.uniform(0, 0.15)

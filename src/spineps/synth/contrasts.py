@@ -81,16 +81,17 @@ def _dixon(water: bool) -> Prior:
 
 PRIORS |= {"DixonWater": _dixon(True), "DixonFat": _dixon(False)}
 
-#: Classes that mostly share a grey value in one scan: (leader, follower, sd of the difference).
-FOLLOWERS: tuple[tuple[Tissue, Tissue, float], ...] = (
-    (T.MARROW_BODY, T.MARROW_POSTERIOR, 0.06),
-    (T.MARROW_BODY, T.MARROW_SACRUM, 0.05),
-    (T.MARROW_BODY, T.OTHER_BONE, 0.06),
-    (T.MARROW_BODY, T.RIB, 0.06),
-    (T.FAT, T.EPIDURAL_FAT, 0.05),
-    (T.FAT, T.SUBCUTANEOUS_FAT, 0.06),
-    (T.MUSCLE, T.PSOAS, 0.02),
-    (T.CORD, T.CORD_GREY, 0.03),
-    (T.AIR, T.AIRWAY, 0.01),
-    (T.LIGAMENT, T.FASCIA, 0.03),
+#: Classes that mostly share a grey value in one scan: (leader, follower, sd of the difference, share of scans).
+#: The sacrum's nearly always follows: its grey must not tell it from the last vertebra.
+FOLLOWERS: tuple[tuple[Tissue, Tissue, float, float], ...] = (
+    (T.MARROW_BODY, T.MARROW_POSTERIOR, 0.06, 0.75),
+    (T.MARROW_BODY, T.MARROW_SACRUM, 0.03, 0.95),
+    (T.MARROW_BODY, T.OTHER_BONE, 0.06, 0.75),
+    (T.MARROW_BODY, T.RIB, 0.06, 0.75),
+    (T.FAT, T.EPIDURAL_FAT, 0.05, 0.75),
+    (T.FAT, T.SUBCUTANEOUS_FAT, 0.06, 0.75),
+    (T.MUSCLE, T.PSOAS, 0.02, 0.75),
+    (T.CORD, T.CORD_GREY, 0.03, 0.75),
+    (T.AIR, T.AIRWAY, 0.01, 0.75),
+    (T.LIGAMENT, T.FASCIA, 0.03, 0.75),
 )

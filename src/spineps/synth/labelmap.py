@@ -212,6 +212,12 @@ def _marrow_details(maps: Phantom, placed: list[Frame], bodies: dict[int, BodyFi
         block, label, owners = maps.tissue[body.box], maps.semantic[body.box], maps.instance[body.box]
         own = (owners == level.id) & (body.distance < 0)
         size = level.sizes["height"] / 25
+        if level.key == 2 and rng.random() < 0.6:
+            # What is left of the growth plate between C2's body and its dens: no disc.
+            seam = np.abs(i + np.float32(frame.half_height + rng.uniform(-2.5, 1.5))) < rng.uniform(0.4, 1.3)
+            seam &= p**2 + r**2 < rng.uniform(3, 7) ** 2
+            grey = (Tissue.ENDPLATE, Tissue.CARTILAGE, Tissue.ANNULUS)[int(rng.integers(3))]
+            block[seam & (owners == level.id) & (label == CORPUS)] = grey
         if level.id != SACRUM and level.key > 2.5:
             slit, wide, deep = rng.uniform(0.7, 1.6) * size, rng.uniform(1.5, 5) * size, rng.uniform(0.1, 0.7)
             vein = (i / np.float32(slit)) ** 2 + (r / np.float32(wide)) ** 2 < 1

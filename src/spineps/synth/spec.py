@@ -147,7 +147,7 @@ def _bodies(
                 **sick,
             )
         )
-    levels = _junction(rng, levels, scale, pathology)
+    levels, dome = _junction(rng, levels, scale, pathology)
     if rng.random() < 0.05 * pathology:
         first = int(rng.integers(10, len(levels) - 1))
         for n in range(first, min(first + int(rng.integers(2, 5)), len(levels))):
@@ -175,7 +175,7 @@ def _bodies(
                 sizes=sizes,
                 tilt=0.0,
                 disc=Disc(height, degeneration=0.5) if key < segments[-1] else None,
-                concavity_upper=0.6 * concavity if key == 25 else 0.3,
+                concavity_upper=0.3 if key > 25 else -dome if dome else 0.6 * concavity,
                 concavity_lower=0.3,
                 waist=0.05,
                 seed=int(rng.integers(2**31)),
@@ -184,20 +184,25 @@ def _bodies(
     return levels
 
 
-def _junction(rng: np.random.Generator, levels: list[Level], scale: float, pathology: float) -> list[Level]:
-    """Low, dark last discs over the last vertebra: about one person in four, two in five of them transitional.
+def _junction(
+    rng: np.random.Generator, levels: list[Level], scale: float, pathology: float
+) -> tuple[list[Level], float]:
+    """Low, dark last discs over the last vertebra: more than one person in four, half of them transitional.
 
     Oversampled: taking such a vertebra for sacrum shifts every name.  A sacralised L5 is commoner than a lumbarised S1.
+
+    Returns:
+        The levels, and mm by which the sacrum's upper end is domed and the last vertebra's lower end hollowed to match.
     """
     draw = rng.random() / max(pathology, 1e-9)
-    if draw > 0.24:
-        return levels
+    if draw > 0.28:
+        return levels, 0.0
     # One in ten of them has it a level higher.
-    place = -2 if draw > 0.215 else -1
+    place = -2 if draw > 0.255 else -1
     level, disc = levels[place], levels[place].disc or Disc(6.0)
     sizes = dict(level.sizes)
     low = float(rng.uniform(2.0, 6.0)) * scale
-    transitional = draw < 0.1
+    transitional = draw < 0.14
     if transitional:
         # Transitional: broad transverse processes that reach for the sacrum, the disc is rudimentary.
         sizes["transverse_h"] *= float(rng.uniform(1.4, 2.2))
@@ -215,8 +220,12 @@ def _junction(rng: np.random.Generator, levels: list[Level], scale: float, patho
         bulge=disc.bulge * 0.6,
         nucleus=disc.nucleus * 0.8,
     )
-    levels[place] = replace(level, sizes=sizes, disc=disc, concavity_lower=0.6 * level.concavity_lower)
-    return levels
+    hollow, dome, apart = 0.6 * level.concavity_lower, 0.0, np.random.default_rng(level.seed)
+    if place == -1 and apart.random() < (0.6 if transitional else 0.15):
+        dome = float(apart.uniform(0.8, 4.0)) * scale
+        hollow = dome
+    levels[place] = replace(level, sizes=sizes, disc=disc, concavity_lower=hollow)
+    return levels, dome
 
 
 def _disc(rng: np.random.Generator, height: float, key: float, age: float, pathology: float) -> Disc:

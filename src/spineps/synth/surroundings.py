@@ -189,6 +189,7 @@ def _draw_parts(canvas: Canvas, placed: list[Frame], scene: Scene, spec: SpineSp
         fill(canvas, first_sacral, part, scene.tissue, Tissue.OTHER_BONE)
     if scene.span()[0] < 2.5:
         _skull(canvas, placed[0], scene.tissue, s)
+        _beside_dens(canvas, placed[0], scene, s)
 
 
 def fill(canvas: Canvas, frame: Frame, part: Part, tissue: np.ndarray, value: Tissue) -> None:
@@ -268,6 +269,28 @@ def _skull(canvas: Canvas, atlas: Frame, tissue: np.ndarray, s: float) -> None:
         )
         fill(canvas, atlas, condyle, tissue, Tissue.OTHER_BONE)
     fill(canvas, atlas, stem, tissue, Tissue.BRAIN)
+
+
+def _beside_dens(canvas: Canvas, atlas: Frame, scene: Scene, s: float) -> None:
+    """Fat over the dens and around the anterior arch, the ligaments behind, above and before it, the joint with C1.
+
+    Drawn after T1w scans of two heads, where such fat and ligament were called body.
+    """
+    rng = np.random.default_rng(atlas.level.seed + 5)
+    thick = (rng.uniform(0.6, 1.8), 3.0 * s, 7.0 * s)
+    band = (rng.uniform(0.5, 1.2), 2.5 * s, 8.0 * s)
+    pad = (rng.uniform(3, 6) * s, rng.uniform(2.5, 5) * s, rng.uniform(5, 10) * s)
+    drawn = (
+        (0.8, Tissue.FAT, Part(0, (-6 * s, -8 * s, 0), (-1 * s, -13 * s, 0), pad, pad)),
+        (0.5, Tissue.FAT, Part(0, (-14 * s, -6 * s, 0), (-13 * s, 5 * s, 0), (2.5, 3, 8 * s), (2, 3, 8 * s))),
+        (0.85, Tissue.LIGAMENT, Part(0, (7 * s, 5 * s, 0), (5 * s, -21 * s, 0), thick, thick)),
+        (0.6, Tissue.LIGAMENT, Part(0, (0.5 * s, -8 * s, 0), (-1 * s, -17 * s, 0), (1, 2, 1.5), (0.8, 2, 1.2))),
+        (0.7, Tissue.LIGAMENT, Part(0, (-10 * s, -5 * s, 0), (-6 * s, -17 * s, 0), band, band)),
+        (0.5, Tissue.CARTILAGE, Part(0, (-6.2 * s, -3 * s, 0), (-6.2 * s, 3 * s, 0), (0.9, 2, 5), (0.9, 2, 5))),
+    )
+    for share, value, part in drawn:
+        if rng.random() < share:
+            fill(canvas, atlas, part, scene.tissue, value)
 
 
 def _roots(canvas: Canvas, placed: list[Frame], scene: Scene, spec: SpineSpec) -> None:

@@ -196,8 +196,9 @@ def _atlas(frame: Frame, rng: np.random.Generator) -> list[Part]:
     """C1: a ring without a body; local origin is the middle of the dens."""
     k = frame.level.sizes["height"] / 21.0
     built = [
-        Part(ARCUS, (-9.5 * k, 0, -9 * k), (-9.5 * k, 0, 9 * k), (2.6, 5.2 * k, 3), (2.6, 5.2 * k, 3)),
-        Part(ARCUS, (-10.5 * k, 0, -1), (-11.0 * k, 0.5, 1), (2.8, 4.2 * k, 3), (2.8, 4.2 * k, 3)),
+        # Between arch and dens lie 1 to 3 mm in an adult.
+        Part(ARCUS, (-8.9 * k, 0, -9 * k), (-8.9 * k, 0, 9 * k), (2.6, 5.2 * k, 3), (2.6, 5.2 * k, 3)),
+        Part(ARCUS, (-9.8 * k, 0, -1), (-10.2 * k, 0.5, 1), (2.8, 4.2 * k, 3), (2.8, 4.2 * k, 3)),
         Part(ARCUS, (29.5 * k, 1.5, -3), (29.5 * k, 1.5, 3), (3.2, 4.6 * k, 4), (3.2, 4.6 * k, 4)),
     ]
     tip = _vary(rng, 38.0, 0.04) * k
@@ -206,7 +207,7 @@ def _atlas(frame: Frame, rng: np.random.Generator) -> list[Part]:
         built += [
             Part(
                 ARCUS,
-                (-9.0 * k, 0, side * 8 * k),
+                (-8.5 * k, 0, side * 8 * k),
                 (-3 * k, 0, side * 15 * k),
                 (2.8, 5 * k, 3),
                 (3.5, 6 * k, 4),

@@ -79,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     maps.add_argument("--config", default="semantic")
     maps.add_argument("--count", type=int, default=1000)
     maps.add_argument("--first", type=int, default=0, help="seed of the first; the n-th has first + n")
+    maps.add_argument(
+        "--region", default="any", help="any, cervical, thoracic, lumbar, sacral or whole: where they lie"
+    )
     maps.add_argument("--most-mib", type=float, default=58, help="stop at this size")
     maps.set_defaults(command=_cache_maps)
 
@@ -172,12 +175,15 @@ def _cache_anatomy(args: argparse.Namespace) -> None:
 
 
 def _cache_maps(args: argparse.Namespace) -> None:
+    from spineps.synth.spec import REGIONS
     from spineps.training.cache import write_cache
     from spineps.training.phantoms import phantom_arrays
 
+    if args.region not in REGIONS:
+        raise OptionError(f"There is no region {args.region}.", f"Choose one of: {', '.join(REGIONS)}.")
     config = read_training_config(args.config)
-    meta = {"kind": "synthetic", "zoom": config.zoom, "first": args.first}
-    people = phantom_arrays(config.canvas, config.zoom, args.first, args.count)
+    meta = {"kind": "synthetic", "zoom": config.zoom, "first": args.first, "region": args.region}
+    people = phantom_arrays(config.canvas, config.zoom, args.first, args.count, args.region)
     write_cache(args.out, meta, people, args.most_mib)
 
 

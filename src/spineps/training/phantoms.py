@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def phantom_arrays(
-    shape: tuple[int, int, int], zoom: tuple[float, float, float], first: int, count: int
+    shape: tuple[int, int, int], zoom: tuple[float, float, float], first: int, count: int, region: str = "any"
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Label maps of random people: (name, uint8 (3, X, Y, Z) of tissue, semantic and instance).
 
@@ -28,13 +28,14 @@ def phantom_arrays(
         zoom: voxel size in mm.
         first: seed of the first; the n-th has ``first + n``.
         count: how many.
+        region: where their fields of view lie.
     """
     from spineps.synth.labelmap import field_of_view, render
     from spineps.synth.spec import random_spec
 
     grid = field_of_view(shape, zoom)
     for seed in range(first, first + count):
-        phantom = render(random_spec(np.random.default_rng(seed)), grid)
+        phantom = render(random_spec(np.random.default_rng(seed), region), grid)
         yield f"{seed:06d}", np.stack([phantom.tissue, phantom.semantic, phantom.instance]).astype(np.uint8)
 
 
