@@ -450,7 +450,8 @@ def test_a_tall_first_body_that_tapers_inside_the_image_is_c2_without_a_class_fo
         assert names(naming)[0] == "C2" and "a dens is in view" in naming.notes[0]
 
 
-def test_the_arch_of_c1_before_the_dens_does_not_hide_it() -> None:
+def neck_with_dens() -> tuple[np.ndarray, np.ndarray, Volume]:
+    """Masks of C2 to C6 in which the arch of C1 hangs on the dens, and a volume on their grid."""
     sem, inst = spine([25.0, 20.0, 20.0, 20.0, 20.0], above=40)
     body = np.nonzero((sem.array == 49) & (inst.array == 1))
     top, left, right = body[1].min(), body[2].min(), body[2].max()
@@ -459,10 +460,24 @@ def test_the_arch_of_c1_before_the_dens_does_not_hide_it() -> None:
     # As far across from front to back as the body below, and half as wide.
     place = (slice(0, back + 1), slice(top - 22, top), slice(left + aside, right + 1 - aside))
     array[place], ids[place] = 49, 1
+    return array, ids, sem
+
+
+def test_the_arch_of_c1_before_the_dens_does_not_hide_it() -> None:
+    array, ids, sem = neck_with_dens()
     bodies = measure_bodies(array, ids, sem.grid)
     assert bodies[0].taper > C2_TAPER and bodies[0].slim < C2_SLIM
-    naming = ask((sem.with_array(array), inst.with_array(ids)))
+    naming = ask((sem.with_array(array), sem.with_array(ids)))
     assert names(naming)[0] == "C2" and "a dens is in view" in naming.notes[0]
+
+
+def test_of_several_pieces_above_c2_only_the_nearest_is_c1() -> None:
+    array, ids, sem = neck_with_dens()
+    for id_, high in ((8, 0), (9, 8)):
+        array[52:66, high : high + 4, 5:15], ids[52:66, high : high + 4, 5:15] = 41, id_
+    naming = ask((sem.with_array(array), sem.with_array(ids)))
+    assert names(naming)[:3] == ["C1", "C2", "C3"] and 8 not in naming.ids and naming.ids[9] == 1
+    assert not naming.ambiguous
 
 
 def test_bodies_too_far_apart_for_any_person_make_no_name_sure() -> None:

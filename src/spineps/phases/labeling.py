@@ -28,6 +28,7 @@ from spineps.phases.landmarks import (
     measure_bodies,
     pitches,
     size_evidence,
+    without_skull,
 )
 from spineps.phases.preprocess import as_stored
 from spineps.phases.scores import Heads, relation_costs, score_table, t13_costs, visibility
@@ -122,6 +123,7 @@ def name_instances(
     if model is not None and model.config.published:
         image = as_stored(image, stored)
         return _name_as_published(image, semantic, instance, model, options, bodies, batch_size, c1)
+    bodies = without_skull(bodies)
     first = _first_state(bodies, model)
     bodies, notes = _nameable(bodies, _rules(options, first, None).capacity)
     heads = _ask(image, semantic, instance, model, bodies, batch_size)

@@ -58,6 +58,8 @@ DENS_MM3 = 250.0
 #: .82; .94 to 1.24 where there is no dens), or this much as wide (.34 to .65 on 40; .81 to 2.0, mostly 1.24, on 204
 #: others), or, below a ring without a body, nearly so: fat around the dens is called body in T1w heads (.80).
 C2_HEIGHT, C2_TAPER, C2_SLIM, C2_SLIM_BELOW_RING = 1.7, 0.88, 0.73, 0.9
+#: Rows from the top among which C2 is looked for: above it lie C1's ring and pieces of the skull.
+TOP_ROWS = 4
 #: The conus ends at the lower third of L1 on average; spread of anatomy (0.75 levels) and of its segmentation together.
 #: Saifuddin et al., Spine 1998.
 CONUS_LEVEL, CONUS_SPREAD = L1 + 0.3, 1.1
@@ -259,9 +261,14 @@ def _dens(bodies: list[Body]) -> Evidence | None:
     return Evidence(table, "a dens is in view: its vertebra is C2", True)
 
 
+def without_skull(bodies: list[Body]) -> list[Body]:
+    """Pieces without a body above a C2: only the one next to it can be C1, the others are of the skull."""
+    return bodies[max(_tapered_top(bodies) - 1, 0) :]
+
+
 def _tapered_top(bodies: list[Body]) -> int:
     """Row of the first body if it looks like a C2 with its dens, else -1."""
-    row = next((i for i, b in enumerate(bodies[:2]) if b.body_mm3 > DENS_MM3), len(bodies))
+    row = next((i for i, b in enumerate(bodies[:TOP_ROWS]) if b.body_mm3 > DENS_MM3), len(bodies))
     below = [b.height for b in bodies[row + 1 : row + 4] if b.body_mm3 > 0]
     # What the border cuts may be two bodies that hang together.
     if (
