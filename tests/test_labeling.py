@@ -22,6 +22,7 @@ from spineps.phases.labeling import (
     Naming,
     _Problem,
     _read,
+    _with_counting_doubt,
     heads_to_costs,
     name_instances,
     published_costs,
@@ -32,6 +33,7 @@ from spineps.phases.landmarks import (
     PITCH,
     TEMPERATURE,
     Body,
+    dens_alone,
     gap_costs,
     measure_bodies,
     pitches,
@@ -469,6 +471,24 @@ def test_the_arch_of_c1_before_the_dens_does_not_hide_it() -> None:
     assert bodies[0].taper > C2_TAPER and bodies[0].slim < C2_SLIM
     naming = ask((sem.with_array(array), sem.with_array(ids)))
     assert names(naming)[0] == "C2" and "a dens is in view" in naming.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("slim", "height", "cut_off", "told"),
+    [(0.52, 22.0, False, True), (0.9, 22.0, False, False), (0.52, 36.0, False, False), (0.52, 22.0, True, False)],
+)
+def test_a_dens_cut_off_its_body_makes_no_name_sure(slim: float, height: float, cut_off: bool, told: bool) -> None:
+    def body(id_: int, **other: Any) -> Body:
+        mm = np.array([0.0, 0.0, -20.0 * id_])
+        return Body(
+            **{"id": id_, "centre": mm, "height": 15.0, "body_mm3": 4e3, "dens_mm3": 0.0, "depth_index": 9.0 * id_}
+            | other
+        )
+
+    rows = [body(1, slim=slim, height=height, cut_off=cut_off), *(body(n) for n in range(2, 6))]
+    assert dens_alone(rows) == told
+    naming = _with_counting_doubt(Naming({n: 7 + n for n in range(1, 6)}), rows)
+    assert naming.ambiguous == told and any("dens of C2 alone" in note for note in naming.notes) == told
 
 
 def test_of_several_pieces_above_c2_only_the_nearest_is_c1() -> None:

@@ -23,6 +23,7 @@ from spineps.phases.landmarks import (
     TEMPERATURE,
     Body,
     Evidence,
+    dens_alone,
     gap_costs,
     gather,
     measure_bodies,
@@ -137,7 +138,7 @@ def name_instances(
 
 
 def _with_counting_doubt(naming: Naming, bodies: list[Body]) -> Naming:
-    """Where two next vertebrae are too far apart for any person, nothing that was counted is sure."""
+    """Where two next vertebrae are too far apart for any person, or C2 may be two, nothing that was counted is sure."""
     rows = [INDEX[naming.ids[b.id]] for b in bodies]
     far = [
         VERTEBRA_NAMES[STATES[a]]
@@ -145,10 +146,14 @@ def _with_counting_doubt(naming: Naming, bodies: list[Body]) -> Naming:
         for a, b, mm in list(zip(rows, rows[1:], pitches(bodies), strict=False))[1:-1]
         if b - a == 1 and a >= C2 + 1 and mm > TOO_FAR * PITCH[a]
     ]
-    if not far:
-        return naming
-    note = f"the vertebra below {', '.join(far)} is further away than in any person: one of two may not be separate"
-    return replace(naming, ambiguous=True, notes=(*naming.notes, note))
+    notes = []
+    if far:
+        notes = [
+            f"the vertebra below {', '.join(far)} is further away than in any person: one of two may not be separate"
+        ]
+    if dens_alone(bodies):
+        notes.append("the first body looks like the dens of C2 alone: C2 may be cut in two, and all names one off")
+    return replace(naming, ambiguous=True, notes=(*naming.notes, *notes)) if notes else naming
 
 
 def _name_as_published(

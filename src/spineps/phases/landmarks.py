@@ -54,10 +54,11 @@ RUDIMENT = 0.08
 #: Dens that makes a C2 (published 2.1.3).
 DENS_MM3 = 250.0
 #: Without a class of its own the dens is part of the body: a C2 is at least this much taller than the bodies below it
-#: (2.0 to 2.8 on 22 generated people) and its upper third at most this much as far across as its lower third (.67 to
-#: .82; .94 to 1.24 where there is no dens), or this much as wide (.34 to .65 on 40; .81 to 2.0, mostly 1.24, on 204
-#: others), or, below a ring without a body, nearly so: fat around the dens is called body in T1w heads (.80).
-C2_HEIGHT, C2_TAPER, C2_SLIM, C2_SLIM_BELOW_RING = 1.7, 0.88, 0.73, 0.9
+#: (2.0 to 2.8 on 22 generated people, 2.3 to 3.0 in three heads; a dens alone 1.4 to 1.8) and its upper third at most
+#: this much as far across as its lower third (.67 to .82; .94 to 1.24 where there is no dens), or this much as wide
+#: (.34 to .65 on 40; .81 to 2.0, mostly 1.24, on 204 others), or, below a ring without a body, nearly so: fat around
+#: the dens is called body in T1w heads (.80).
+C2_HEIGHT, C2_TAPER, C2_SLIM, C2_SLIM_BELOW_RING = 1.9, 0.88, 0.73, 0.9
 #: Rows from the top among which C2 is looked for: above it lie C1's ring and pieces of the skull.
 TOP_ROWS = 4
 #: The conus ends at the lower third of L1 on average; spread of anatomy (0.75 levels) and of its segmentation together.
@@ -264,6 +265,12 @@ def _dens(bodies: list[Body]) -> Evidence | None:
 def without_skull(bodies: list[Body]) -> list[Body]:
     """Pieces without a body above a C2: only the one next to it can be C1, the others are of the skull."""
     return bodies[max(_tapered_top(bodies) - 1, 0) :]
+
+
+def dens_alone(bodies: list[Body]) -> bool:
+    """Whether the first body is as slim above as only a dens is, and not as tall as a C2: it may be cut in two."""
+    row = next((i for i, b in enumerate(bodies[:TOP_ROWS]) if b.body_mm3 > DENS_MM3), len(bodies))
+    return _tapered_top(bodies) < 0 and any(b.slim <= C2_SLIM and not b.cut_off for b in bodies[row : row + 1])
 
 
 def _tapered_top(bodies: list[Body]) -> int:
