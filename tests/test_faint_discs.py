@@ -80,10 +80,13 @@ def test_a_disc_that_bone_bridges_is_closed_and_its_endplates_stay() -> None:
     array = prediction.mask.array.copy()
     array[where[3]] = 62
     array[bridge] = array[np.roll(bridge, 2, 1)] = array[np.roll(bridge, -2, 1)] = 49
-    mask, count = drawn(SemanticPrediction(prediction.mask.with_array(array), prediction.probabilities, IDS))
-    assert count == 0
-    assert bodies(prediction.mask.with_array(array)) == 7 and bodies(mask) == 8
-    assert (mask.array[array == 62] == 62).all()
+    for slices in (1.0, 5.0):
+        mask, count = drawn(
+            SemanticPrediction(prediction.mask.with_array(array), prediction.probabilities, IDS), slices
+        )
+        assert count == 0
+        assert bodies(prediction.mask.with_array(array)) == 7 and bodies(mask) == 8
+        assert (mask.array[array == 62] == 62).all()
 
 
 def test_a_cleft_in_the_middle_of_a_body_is_no_disc() -> None:

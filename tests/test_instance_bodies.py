@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from phantom_column import Column, build
 
 from spineps.phases import splitting
+from spineps.phases.chain import spine_of
 from spineps.phases.corpus import find_bodies
 
 GOLDEN = Path(__file__).parent / "golden" / "instance"
@@ -136,6 +137,14 @@ def test_a_dens_is_no_second_body_where_the_others_come_out_tall():
     recipe = Column(np.arange(5) * 0.9, dens=24.0, dens_radius=7.0, stretch=dict.fromkeys(range(5), 1.5))
     found, sem, truth = bodies_of(recipe)
     assert owners(found.labels, truth, sem) == list(range(1, 6))
+
+
+def test_a_row_of_three_is_not_taken_down_to_what_may_be_several_bodies():
+    """A head: C2 with the fat above its dens, C3, and the rest of C4 at the lower end of the scan."""
+    whole = np.zeros((30, 60, 30), np.uint16)
+    whole[5:15, 2:34, 8:22], whole[5:15, 38:50, 8:20], whole[5:15, 55:60, 8:20] = 1, 2, 3
+    discs = [np.array([10.0, 36.0, 14.0]), np.array([10.0, 52.5, 14.0])]
+    assert spine_of(whole, (2.0, 2.0, 2.0), (0, 60), discs) == {1: 1, 2: 2, 3: 3}
 
 
 @pytest.mark.parametrize("width", [3.3, 6.6, 9.9])

@@ -43,7 +43,9 @@ LEAST_LENGTH = 40.0
 
 
 def draw_faint_discs(prediction: SemanticPrediction, scan: Volume) -> tuple[Volume, int]:
-    """The mask of a prediction with a thin disc at every peak of probability that has none, where slices are thick.
+    """The mask of a prediction with a thin disc at every peak of probability that has none.
+
+    Where slices are thin, only discs that are there for the most part are closed.
 
     Args:
         prediction: with probabilities, any orientation.
@@ -55,8 +57,7 @@ def draw_faint_discs(prediction: SemanticPrediction, scan: Volume) -> tuple[Volu
     mask, ids = prediction.mask, prediction.class_ids
     if prediction.probabilities is None or DISC not in ids or ENDPLATE not in ids:
         return mask, 0
-    if scan.zoom[next(k for k, code in enumerate(scan.axcodes) if code in "SI")] < THICK_MM:
-        return mask, 0
+    thick = scan.zoom[next(k for k, code in enumerate(scan.axcodes) if code in "SI")] >= THICK_MM
     axis = next(k for k, code in enumerate(mask.axcodes) if code in "SI")
     down = mask.axcodes[axis] == "I"
     columns, _ = label_components(is_in(mask.array, (CORPUS, CORPUS_INNER, DISC, ENDPLATE)), 26)
@@ -80,8 +81,10 @@ def draw_faint_discs(prediction: SemanticPrediction, scan: Volume) -> tuple[Volu
         for place in places:
             slab = _slab(along - place, across, likely)
             # Less than half: a disc that is well seen, and bridged.
-            count += int(bone[slab].mean() > 0.5)
-            values[slab & bone] = DISC
+            faint = bool(bone[slab].mean() > 0.5)
+            if thick or not faint:
+                values[slab & bone] = DISC
+                count += int(faint)
         array[here] = values
     if count:
         logger.info("%d disc(s) can hardly be seen and are drawn from whole cross-sections", count)
