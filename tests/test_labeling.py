@@ -489,6 +489,7 @@ def test_a_dens_cut_off_its_body_makes_no_name_sure(slim: float, height: float, 
     assert dens_alone(rows) == told
     naming = _with_counting_doubt(Naming({n: 7 + n for n in range(1, 6)}), rows)
     assert naming.ambiguous == told and any("dens of C2 alone" in note for note in naming.notes) == told
+    assert not dens_alone(rows[:2]), "nothing to compare it with"
 
 
 def test_of_several_pieces_above_c2_only_the_nearest_is_c1() -> None:

@@ -269,23 +269,25 @@ def without_skull(bodies: list[Body]) -> list[Body]:
 
 def dens_alone(bodies: list[Body]) -> bool:
     """Whether the first body is as slim above as only a dens is, and not as tall as a C2: it may be cut in two."""
-    row = next((i for i, b in enumerate(bodies[:TOP_ROWS]) if b.body_mm3 > DENS_MM3), len(bodies))
-    return _tapered_top(bodies) < 0 and any(b.slim <= C2_SLIM and not b.cut_off for b in bodies[row : row + 1])
+    top, below = _top_of_neck(bodies)
+    return bool(below and top.slim <= C2_SLIM and top.height < C2_HEIGHT * np.median(below))
 
 
 def _tapered_top(bodies: list[Body]) -> int:
     """Row of the first body if it looks like a C2 with its dens, else -1."""
-    row = next((i for i, b in enumerate(bodies[:TOP_ROWS]) if b.body_mm3 > DENS_MM3), len(bodies))
+    top, below = _top_of_neck(bodies)
+    row = bodies.index(top)
+    slim = top.taper <= C2_TAPER or top.slim <= (C2_SLIM_BELOW_RING if row else C2_SLIM)
+    return row if below and slim and top.height >= C2_HEIGHT * np.median(below) else -1
+
+
+def _top_of_neck(bodies: list[Body]) -> tuple[Body, list[float]]:
+    """The first body, and heights (mm) of the two or three below it; none where it cannot be compared with them."""
+    row = next((i for i, b in enumerate(bodies[:TOP_ROWS]) if b.body_mm3 > DENS_MM3), 0)
     below = [b.height for b in bodies[row + 1 : row + 4] if b.body_mm3 > 0]
     # What the border cuts may be two bodies that hang together.
-    if (
-        len(below) < 2
-        or bodies[row].cut_off
-        or (bodies[row].taper > C2_TAPER and bodies[row].slim > (C2_SLIM_BELOW_RING if row else C2_SLIM))
-        or bodies[row].height < C2_HEIGHT * np.median(below)
-    ):
-        return -1
-    return row
+    usable = bodies[row].body_mm3 > DENS_MM3 and not bodies[row].cut_off and len(below) > 1
+    return bodies[row], below if usable else []
 
 
 def _canal_top(semantic: Volume, bodies: list[Body]) -> Evidence | None:
