@@ -147,6 +147,15 @@ def test_a_row_of_three_is_not_taken_down_to_what_may_be_several_bodies():
     assert spine_of(whole, (2.0, 2.0, 2.0), (0, 60), discs) == {1: 1, 2: 2, 3: 3}
 
 
+def test_a_body_between_two_discs_stays_below_larger_ones():
+    """A head whose brain stem was called body: with it and C2, C4 above the end of the scan looked small."""
+    whole = np.zeros((30, 80, 30), np.uint16)
+    whole[4:16, 2:20, 6:24], whole[4:16, 22:42, 6:24] = 1, 2
+    whole[5:14, 45:52, 8:20], whole[5:14, 55:61, 8:20], whole[5:14, 64:72, 8:20] = 3, 4, 5
+    discs = [np.array([9.0, y, 14.0]) for y in (43.5, 53.5, 62.5)]
+    assert set(spine_of(whole, (2.0, 2.0, 2.0), (0, 72), discs)) == {1, 2, 3, 4, 5}
+
+
 @pytest.mark.parametrize("width", [3.3, 6.6, 9.9])
 def test_few_slices(width):
     found, sem, truth = bodies_of(Column(width=width, zoom=(0.8, 0.8, 3.3)))

@@ -188,7 +188,7 @@ def _trimmed(chain: Sequence[Candidate], discs: Sequence[np.ndarray]) -> list[Ca
             far = _space(row[0], row[1]) > FAR * _usual_height(row, 0, 1)
             if far or (_is_small(row, 0) and not _has_discs_around(row, discs)):
                 row = row[1:]
-            elif len(row) > 3 and row[0].cut and _is_small(row, 1):
+            elif len(row) > 3 and row[0].cut and _is_small(row, 1) and not _has_discs_around(row[1:], discs):
                 # Of three the one that would be left may be several bodies that hang together.
                 row = row[2:]
             else:

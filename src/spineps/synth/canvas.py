@@ -102,6 +102,13 @@ class Canvas:
             return None
         return box, spindle(self.local(box, frame), part)
 
+    def fill(self, frame: Frame, part: Part, array: np.ndarray, value: int) -> None:
+        """Set ``array`` inside a part."""
+        drawn = self.draw(frame, part, 0.0)
+        if drawn is not None:
+            box, distance = drawn
+            array[box][distance < 0] = value
+
 
 def spindle(local: np.ndarray, part: Part) -> np.ndarray:
     """Approximate signed distance to a swept ellipsoid, float32 (x, y, z)."""

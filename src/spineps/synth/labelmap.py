@@ -99,7 +99,7 @@ def render(spec: SpineSpec, grid: Grid) -> Phantom:
     for frame in placed:
         if frame.level.screws:
             for part in screws(frame):
-                surroundings.fill(canvas, frame, part, tissue, Tissue.METAL)
+                canvas.fill(frame, part, tissue, Tissue.METAL)
     return maps
 
 

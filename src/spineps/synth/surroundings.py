@@ -16,6 +16,7 @@ from spineps.synth import organs
 from spineps.synth.canal import SpineSpace
 from spineps.synth.canvas import Canvas, Part, smooth_noise
 from spineps.synth.chain import Frame
+from spineps.synth.head import draw_head
 from spineps.synth.organs import Scene
 from spineps.synth.person import SpineSpec
 from spineps.synth.tissues import Tissue
@@ -178,26 +179,17 @@ def _canal_content(scene: Scene, spec: SpineSpec, bone: np.ndarray) -> None:
 
 
 def _draw_parts(canvas: Canvas, placed: list[Frame], scene: Scene, spec: SpineSpec) -> None:
-    """Ribs, pelvis and skull."""
+    """Ribs, pelvis and head."""
     s = spec.scale
     thorax = [(n, f) for n, f in enumerate(placed) if 7.5 < f.level.key < 19.5]
     for _, frame in thorax:
         for part in _rib(frame, s):
-            fill(canvas, frame, part, scene.tissue, Tissue.RIB)
+            canvas.fill(frame, part, scene.tissue, Tissue.RIB)
     first_sacral = next(f for f in placed if f.level.id == anatomy.SACRUM)
     for part in _ilium(first_sacral, s):
-        fill(canvas, first_sacral, part, scene.tissue, Tissue.OTHER_BONE)
+        canvas.fill(first_sacral, part, scene.tissue, Tissue.OTHER_BONE)
     if scene.span()[0] < 2.5:
-        _skull(canvas, placed[0], scene.tissue, s)
-        _beside_dens(canvas, placed[0], scene, s)
-
-
-def fill(canvas: Canvas, frame: Frame, part: Part, tissue: np.ndarray, value: Tissue) -> None:
-    """Set the tissue inside a solid."""
-    drawn = canvas.draw(frame, part, 0.0)
-    if drawn is not None:
-        box, distance = drawn
-        tissue[box][distance < 0] = value
+        draw_head(canvas, placed[0], scene)
 
 
 def _rib(frame: Frame, s: float) -> list[Part]:
@@ -238,59 +230,6 @@ def _ilium(frame: Frame, s: float) -> list[Part]:
             Part(0, joint, ischium, (16 * s, 20, 6), (20 * s, 18, 12)),
         ]
     return built
-
-
-def _skull(canvas: Canvas, atlas: Frame, tissue: np.ndarray, s: float) -> None:
-    """Brain in its case above C1, with the clivus and the condyles."""
-    centre, radii = (32 * s, -64 * s, 0.0), (72 * s, 50 * s, 68 * s)
-    shell = Part(
-        0, centre, centre, (radii[0] + 7, radii[1] + 7, radii[2] + 7), (radii[0] + 7, radii[1] + 7, radii[2] + 7)
-    )
-    drawn = canvas.draw(atlas, shell, 0.0)
-    if drawn is not None:
-        box, distance = drawn
-        block = tissue[box]
-        block[(distance < 0) & (block != Tissue.AIR)] = Tissue.OTHER_BONE
-        block[distance < -6.5] = Tissue.CSF
-        block[distance < -10] = Tissue.BRAIN
-    hole = Part(0, (15 * s, -26 * s, 0), (15 * s, -8 * s, 0), (16 * s, 6, 14.5 * s), (15 * s, 6, 14 * s))
-    stem = Part(0, (15 * s, -40 * s, 0), (15 * s, -8 * s, 0), (9 * s, 8, 9 * s), (5.5 * s, 4, 6.5 * s))
-    fill(canvas, atlas, hole, tissue, Tissue.CSF)
-    fill(
-        canvas,
-        atlas,
-        Part(0, (-3 * s, -17 * s, 0), (-28 * s, -46 * s, 0), (5, 8, 12 * s), (6, 10, 16 * s)),
-        tissue,
-        Tissue.OTHER_BONE,
-    )
-    for side in (-1, 1):
-        condyle = Part(
-            0, (1.0, -13.5 * s, side * 17 * s), (4.0, -14 * s, side * 20 * s), (9 * s, 4, 6 * s), (9 * s, 5, 6 * s)
-        )
-        fill(canvas, atlas, condyle, tissue, Tissue.OTHER_BONE)
-    fill(canvas, atlas, stem, tissue, Tissue.BRAIN)
-
-
-def _beside_dens(canvas: Canvas, atlas: Frame, scene: Scene, s: float) -> None:
-    """Fat over the dens and around the anterior arch, the ligaments behind, above and before it, the joint with C1.
-
-    Drawn after T1w scans of two heads, where such fat and ligament were called body.
-    """
-    rng = np.random.default_rng(atlas.level.seed + 5)
-    thick = (rng.uniform(0.6, 1.8), 3.0 * s, 7.0 * s)
-    band = (rng.uniform(0.5, 1.2), 2.5 * s, 8.0 * s)
-    pad = (rng.uniform(3, 6) * s, rng.uniform(2.5, 5) * s, rng.uniform(5, 10) * s)
-    drawn = (
-        (0.8, Tissue.FAT, Part(0, (-6 * s, -8 * s, 0), (-1 * s, -13 * s, 0), pad, pad)),
-        (0.5, Tissue.FAT, Part(0, (-14 * s, -6 * s, 0), (-13 * s, 5 * s, 0), (2.5, 3, 8 * s), (2, 3, 8 * s))),
-        (0.85, Tissue.LIGAMENT, Part(0, (7 * s, 5 * s, 0), (5 * s, -21 * s, 0), thick, thick)),
-        (0.6, Tissue.LIGAMENT, Part(0, (0.5 * s, -8 * s, 0), (-1 * s, -17 * s, 0), (1, 2, 1.5), (0.8, 2, 1.2))),
-        (0.7, Tissue.LIGAMENT, Part(0, (-10 * s, -5 * s, 0), (-6 * s, -17 * s, 0), band, band)),
-        (0.5, Tissue.CARTILAGE, Part(0, (-6.2 * s, -3 * s, 0), (-6.2 * s, 3 * s, 0), (0.9, 2, 5), (0.9, 2, 5))),
-    )
-    for share, value, part in drawn:
-        if rng.random() < share:
-            fill(canvas, atlas, part, scene.tissue, value)
 
 
 def _roots(canvas: Canvas, placed: list[Frame], scene: Scene, spec: SpineSpec) -> None:
