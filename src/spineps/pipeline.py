@@ -221,6 +221,7 @@ def final_stage(
     from spineps.phases.instance import upsample_instances
     from spineps.phases.points import compute_points
     from spineps.phases.postprocess import postprocess
+    from spineps.phases.upright import TURNED, looks_turned
 
     config, labeling = models.semantic.config, models.labeling
     naming: Naming | None = None
@@ -235,6 +236,8 @@ def final_stage(
         naming = name_instances(volume, semantic.native, vertebrae, labeling, options.labeling, c1=c1, stored=stored)
         if semantic.doubts:
             naming = replace(naming, ambiguous=True, notes=(*semantic.doubts, *naming.notes))
+        if naming.ambiguous and not config.published and looks_turned(semantic.mask):
+            naming = replace(naming, notes=(*naming.notes, TURNED))
         progress("labeling", 1, 1)
         return naming.ids
 

@@ -1,4 +1,4 @@
-"""Scans whose slices lean forward or backward, and the grid on which the patient lies straight.
+"""Scans whose slices lean forward or backward, the grid on which the patient lies straight, and affines that lie.
 
 Axial slices along a lumbar disc lean by up to 35 degrees, a CT gantry by up to 25.  On the scan's own grid the spine
 then leans, further than any network was trained for.  The patient lies straight on the table: the affine says how to
@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import numpy as np
 
+from spineps.anatomy import BODY_PARTS, SACRUM, VERTEBRA_PARTS
+from spineps.phases.components import is_in
 from spineps.volume import Grid, Volume
 
 #: From this lean on, degrees, the scan is turned (training turns patches by 20, and spines lean by themselves).
 LEAN = 12.0
 #: Finest voxel of the upright grid in the sagittal plane, mm.
 FINEST = 0.75
+#: Shares of the bodies' volume: sacrum that counts, least of arches and processes (.28 to .5 in scans the right way up;
+#: .01 to .26 in two that were turned front to back).
+SACRUM_SEEN, LEAST_ARCH = 0.02, 0.12
+#: Bodies grow towards the feet: over so many mm the lower third has at least this share of the upper third's sections.
+LONG, LEAST_GROWTH = 200.0, 0.7
+TURNED = "the image may be upside down or front to back: check the orientation in its header"
 
 
 def upright_grid(grid: Grid) -> Grid | None:
@@ -54,3 +62,26 @@ def turned_upright(volume: Volume, grid: Grid) -> Volume:
     """The scan on its upright grid, linear, darkest outside of its field of view; float32."""
     image = Volume(np.asarray(volume.array, np.float32), volume.affine)
     return image.on(grid, order=1, fill=float(np.nanmin(image.array)))
+
+
+def looks_turned(mask: Volume) -> bool:
+    """Whether a semantic mask looks like that of an image whose affine has head and feet, or front and back, mixed up.
+
+    A sacrum above the bodies, hardly any arch behind them, or bodies that shrink towards the feet.  A hint for a scan
+    that makes no sense otherwise: a narrow field of view may lack arches, too.
+    """
+    own = mask.reoriented("PIR")
+    body = is_in(own.array, BODY_PARTS)
+    rows = np.flatnonzero(body.any(axis=(0, 2)))
+    if not rows.size:
+        return False
+    sections = body.sum(axis=(0, 2))[rows]
+    sacrum = np.nonzero(own.array == SACRUM)[1]
+    if sacrum.size >= SACRUM_SEEN * sections.sum() and sacrum.mean() < np.average(rows, weights=sections):
+        return True
+    arch = np.count_nonzero(is_in(own.array, [part for part in VERTEBRA_PARTS if part not in BODY_PARTS]))
+    if arch < LEAST_ARCH * sections.sum():
+        return True
+    third = len(rows) // 3
+    long = (rows[-1] - rows[0]) * own.zoom[1] > LONG
+    return bool(long and np.median(sections[-third:]) < LEAST_GROWTH * np.median(sections[:third]))
