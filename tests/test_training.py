@@ -394,6 +394,22 @@ def test_an_output_can_be_calibrated_at_export(caches, tmp_path) -> None:
         export(tmp_path / "checkpoint.pt", tmp_path / "odd", {17: 1.0})
 
 
+def test_several_runs_are_averaged_at_export(caches, tmp_path) -> None:
+    trainer = toy_trainer(caches, TINY)
+    trainer.save(tmp_path / "first.pt")
+    with torch.no_grad():
+        for values in trainer.average.values():
+            values.add_(0.5)
+    trainer.save(tmp_path / "second.pt")
+    export(tmp_path / "first.pt", tmp_path / "one")
+    export(tmp_path / "first.pt", tmp_path / "mean", others=[tmp_path / "second.pt"])
+    (_, one), (_, mean) = (load_weights(tmp_path / name / "weights.npz") for name in ("one", "mean"))
+    assert all(np.allclose(mean[n], one[n] + 0.25, atol=2e-3) for n in one)
+    toy_trainer(caches, replace(TINY, network=replace(TINY.network, skip="concat"))).save(tmp_path / "other.pt")
+    with pytest.raises(OptionError, match="another network"):
+        export(tmp_path / "first.pt", tmp_path / "odd", others=[tmp_path / "other.pt"])
+
+
 def own_scan(folder, mask: np.ndarray) -> None:
     """A scan as a run leaves it: the image, and in a folder beside it a mask that somebody has corrected."""
     import nibabel as nib

@@ -17,9 +17,9 @@ from spineps.volume import Grid, Volume
 LEAN = 12.0
 #: Finest voxel of the upright grid in the sagittal plane, mm.
 FINEST = 0.75
-#: Shares of the bodies' volume: sacrum that counts, least of arches and processes (.28 to .5 in scans the right way up;
-#: .01 to .26 in two that were turned front to back).
-SACRUM_SEEN, LEAST_ARCH = 0.02, 0.12
+#: Shares of the bodies' volume: sacrum that counts, least of arches and processes (.28 to 1 in scans the right way up;
+#: .01 to .26 in three that were turned front to back).
+SACRUM_SEEN, LEAST_ARCH = 0.02, 0.2
 #: Bodies grow towards the feet: over so many mm the lower third has at least this share of the upper third's sections.
 LONG, LEAST_GROWTH = 200.0, 0.7
 TURNED = "the image may be upside down or front to back: check the orientation in its header"

@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     maps.set_defaults(command=_cache_maps)
 
     export = commands.add_parser("export", help="averaged weights of a run to a model folder")
-    export.add_argument("checkpoint", type=Path)
+    export.add_argument("checkpoint", type=Path, nargs="+", help="of several runs from the same weights: their mean")
     export.add_argument("folder", type=Path)
     export.add_argument(
         "--bias", nargs=2, action="append", default=[], metavar=("ID", "ADDED"), help="100 0.4: more disc"
@@ -191,7 +191,7 @@ def _export(args: argparse.Namespace) -> None:
     from spineps.training.export import export
 
     bias = {int(structure): float(added) for structure, added in args.bias}
-    export(args.checkpoint, args.folder, bias, args.temperature)
+    export(args.checkpoint[0], args.folder, bias, args.temperature, args.checkpoint[1:])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,13 @@ BUNDLED = Path(__file__).parents[1] / "models" / "bundled"
 CONFIG_FILE = "inference_config.json"
 
 
-def export(checkpoint: Path, folder: Path, bias: Mapping[int, float] | None = None, temperature: float = 1.0) -> None:
+def export(
+    checkpoint: Path,
+    folder: Path,
+    bias: Mapping[int, float] | None = None,
+    temperature: float = 1.0,
+    others: Sequence[Path] = (),
+) -> None:
     """Write averaged weights (float16) and, into a new folder, ``inference_config.json`` and a bundled locator.
 
     Args:
@@ -32,8 +38,19 @@ def export(checkpoint: Path, folder: Path, bias: Mapping[int, float] | None = No
         folder: a model folder, new or old; its card is left to people.
         bias: of a semantic model: structure id -> what is added to its output bias (calibration).
         temperature: of a semantic model: its logits are divided by it; above 1 it claims less (calibration).
+        others: checkpoints of more runs from the same initial weights: the mean of all is written (a "soup", Wortsman
+            et al. 2022).
+
+    Raises:
+        OptionError: the runs trained different networks, or there is no such structure.
     """
     config, params = averaged_weights(checkpoint)
+    for other in others:
+        theirs, more = averaged_weights(other)
+        if theirs.network != config.network:
+            raise OptionError(f"{other} holds another network than {checkpoint}.", "Average runs of one network only.")
+        params = {name: values + more[name] for name, values in params.items()}
+    params = {name: values / (1 + len(others)) for name, values in params.items()}
     for structure, value in (bias or {}).items():
         if structure not in CLASS_IDS or "out.bias" not in params:
             raise OptionError(f"There is no output for structure {structure}.", f"Choose from {CLASS_IDS}.")
