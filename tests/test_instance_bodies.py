@@ -156,6 +156,19 @@ def test_a_body_between_two_discs_stays_below_larger_ones():
     assert set(spine_of(whole, (2.0, 2.0, 2.0), (0, 72), discs)) == {1, 2, 3, 4, 5}
 
 
+def test_a_brain_stem_above_a_c2_is_no_vertebra():
+    """A head: the pons hung 13 mm above C2 with its dens, which was taken for two bodies below a third."""
+    whole = np.zeros((30, 80, 30), np.uint16)
+    whole[6:14, 2:18, 6:22], whole[8:14, 25:43, 8:20] = 1, 2
+    whole[7:14, 46:53, 8:20], whole[7:14, 56:63, 8:20] = 3, 4
+    discs = [np.array([10.0, y, 14.0]) for y in (44.5, 54.5)]
+    zoom, extent = (2.0, 2.0, 2.0), (0, 66)
+    assert set(spine_of(whole, zoom, extent, discs)) == {2, 3, 4}
+    assert set(spine_of(whole, zoom, extent, [*discs, np.array([10.0, 21.0, 14.0])])) == {1, 2, 3, 4}
+    # Bodies of a loin are taller: there the second is two that have grown together.
+    assert set(spine_of(whole, (4.0, 4.0, 4.0), extent, discs)) == {1, 2, 3, 4}
+
+
 @pytest.mark.parametrize("width", [3.3, 6.6, 9.9])
 def test_few_slices(width):
     found, sem, truth = bodies_of(Column(width=width, zoom=(0.8, 0.8, 3.3)))

@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from spineps.phases.components import boxes, centres, counts
+from spineps.phases.splitting import NECK
 
 #: A full-sized body has this share of the volumes within ``SIMILAR`` mm above or below it: bodies grow by about 4 per
 #: cent from level to level, and a fracture costs at most half of the volume.
@@ -25,6 +26,9 @@ LEAST_STEP, SLOPE, SLACK = 8.0, 1.2, 5.0
 FAR, ROOM = 1.8, 0.7
 #: Two pieces without a disc between them that reach no further than this are one body (two bodies: 2.3).
 ONE_BODY = 1.25
+#: In a neck, what lies this far (mm), and without a disc, above a body so many times as tall as those below it (C2 with
+#: its dens) is of the skull or the brain.
+SKULL_GAP, C2_TALL = 8.0, 1.6
 #: A body cut by the edge of the scan counts from this share of its neighbour's volume on.
 CUT_SHARE = 0.1
 #: The same for a broken body between two discs.
@@ -73,7 +77,7 @@ def spine_of(
     chain = _heaviest_chain([c for c in found if _full_sized(c, found)])
     disc_places = [disc * np.asarray(zoom) for disc in discs]
     chain, result = _joined(chain, disc_places)
-    chain = _trimmed(chain, disc_places)
+    chain = _trimmed(_below_skull(chain, disc_places), disc_places)
     kept = {c.number for c in chain}
     result = {piece: body for piece, body in result.items() if body in kept}
     if len(chain) < 2:
@@ -173,6 +177,18 @@ def _disc_between(upper: Candidate, lower: Candidate, discs: Sequence[np.ndarray
         if upper.centre[1] < disc[1] < lower.centre[1] and float(np.hypot(aside[0], aside[2])) < upper.depth:
             return True
     return False
+
+
+def _below_skull(chain: list[Candidate], discs: Sequence[np.ndarray]) -> list[Candidate]:
+    """Without what lies above a C2."""
+    if len(chain) < 3:
+        return chain
+    first, second = chain[:2]
+    heights = [c.high - c.low for c in chain[2:5] if not c.cut] or [chain[2].high - chain[2].low]
+    usual = float(np.median(heights))
+    is_c2 = usual < NECK and second.high - second.low >= C2_TALL * usual
+    parted = not any(first.high - SLACK < disc[1] < second.low + SLACK for disc in discs)
+    return chain[1:] if is_c2 and parted and _space(first, second) > SKULL_GAP else chain
 
 
 def _trimmed(chain: Sequence[Candidate], discs: Sequence[np.ndarray]) -> list[Candidate]:
