@@ -23,6 +23,7 @@ from spineps.phases.semantic import (
     keep_cord_whole,
     keep_main_part,
     keep_near_column,
+    keep_one_sacrum,
     most_probable,
     predict_semantic,
     remove_beyond_canal,
@@ -123,6 +124,16 @@ def test_small_pieces_of_cord_below_its_end_are_canal() -> None:
     assert keep_cord_whole(mask, 1.0) is mask
     mask[:, :40] = 61
     assert keep_cord_whole(mask, 1.0) is mask
+
+
+@pytest.mark.parametrize(("wide", "kept"), [(6, True), (2, False)])
+@pytest.mark.parametrize("place", [slice(2, 8), slice(70, 76)])
+def test_a_little_sacrum_above_the_bodies_is_none(wide: int, kept: bool, place: slice) -> None:
+    array = np.zeros((40, 80, 20), np.uint8)
+    array[10:26, 12:66, 4:14] = 49
+    array[10 : 10 + wide, place, 4 : 4 + wide] = 26
+    found = np.any(keep_one_sacrum(Volume(array, PIR)) == 26)
+    assert found == (kept or place.start > 60)
 
 
 def test_there_is_one_sacrum() -> None:

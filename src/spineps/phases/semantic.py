@@ -32,6 +32,8 @@ BEYOND_CANAL_MM, GAP_MM = 64.0, 3.0
 SACRUM_GAP_MM = 20.0
 #: A piece of cord with less than this, and with less than this share of the largest piece, is none (ours).
 CORD_PIECE_MM3, CORD_SHARE = 500.0, 0.2
+#: Less than this share of the bodies' volume is a stray where it lies above them; more, and the image is upside down.
+STRAY_SACRUM = 0.02
 #: Touching faces (mm2) of the lowest body and the sacrum that are no accident (nine real scans: 0 to 280 where the
 #: masks are right, 2,650 where half of L5 is called sacrum).
 FUSED_MM2 = 800.0
@@ -205,10 +207,16 @@ def keep_main_part(mask: Volume) -> np.ndarray:
 def keep_one_sacrum(mask: Volume) -> np.ndarray:
     """Keep the largest piece of sacrum and what lies within 20 mm of it: nobody has two, and names depend on it.
 
-    The published system keeps every piece.
+    A few voxels above the bodies (in a brain) are none.  The published system keeps every piece.
     """
     far = _far_from_largest(mask.array == SACRUM, round(SACRUM_GAP_MM / 2 / min(mask.zoom)), np.zeros(3))
-    return mask.array if far is None else np.where(far, 0, mask.array).astype(mask.array.dtype)
+    array = mask.array if far is None else np.where(far, 0, mask.array).astype(mask.array.dtype)
+    sacrum, bodies = array == SACRUM, array == CORPUS
+    if 0 < np.count_nonzero(sacrum) < STRAY_SACRUM * np.count_nonzero(bodies):
+        up = [float(mask.grid.to_world(np.argwhere(part).mean(axis=0))[2]) for part in (sacrum, bodies)]
+        if up[0] > up[1]:
+            return np.where(sacrum, 0, array).astype(array.dtype)
+    return array
 
 
 def keep_cord_whole(mask: np.ndarray, voxel_mm3: float) -> np.ndarray:

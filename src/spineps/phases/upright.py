@@ -11,15 +11,16 @@ import numpy as np
 
 from spineps.anatomy import BODY_PARTS, SACRUM, VERTEBRA_PARTS
 from spineps.phases.components import is_in
+from spineps.phases.semantic import STRAY_SACRUM
 from spineps.volume import Grid, Volume
 
 #: From this lean on, degrees, the scan is turned (training turns patches by 20, and spines lean by themselves).
 LEAN = 12.0
 #: Finest voxel of the upright grid in the sagittal plane, mm.
 FINEST = 0.75
-#: Shares of the bodies' volume: sacrum that counts, least of arches and processes (.28 to 1 in scans the right way up;
-#: .01 to .26 in three that were turned front to back).
-SACRUM_SEEN, LEAST_ARCH = 0.02, 0.2
+#: Least volume of arches and processes as a share of the bodies' (.28 to 1 in scans the right way up; .01 to .26 in
+#: three that were turned front to back).
+LEAST_ARCH = 0.2
 #: Bodies grow towards the feet: over so many mm the lower third has at least this share of the upper third's sections.
 LONG, LEAST_GROWTH = 200.0, 0.7
 TURNED = "the image may be upside down or front to back: check the orientation in its header"
@@ -77,7 +78,7 @@ def looks_turned(mask: Volume) -> bool:
         return False
     sections = body.sum(axis=(0, 2))[rows]
     sacrum = np.nonzero(own.array == SACRUM)[1]
-    if sacrum.size >= SACRUM_SEEN * sections.sum() and sacrum.mean() < np.average(rows, weights=sections):
+    if sacrum.size >= STRAY_SACRUM * sections.sum() and sacrum.mean() < np.average(rows, weights=sections):
         return True
     arch = np.count_nonzero(is_in(own.array, [part for part in VERTEBRA_PARTS if part not in BODY_PARTS]))
     if arch < LEAST_ARCH * sections.sum():
