@@ -336,3 +336,17 @@ def test_ct_is_thick_across_the_body_more_often_than_along_it() -> None:
     assert 0.25 < len(thick) / len(specs) < 0.55
     assert sum(spec.slice_axis == 1 for spec in thick) > 0.6 * len(thick)
     assert all(spec.slice_gap == 0 and spec.blur[spec.slice_axis] == 0.3 for spec in thick)
+
+
+def test_a_head_shows_a_brain_stem_in_fluid_that_is_no_spine() -> None:
+    spec = random_spec(np.random.default_rng(4), "cervical", pathology=0, spread=0)
+    upright = replace(spec, warp=0.0, view=View(1.0, (8.0, 0.0, 0.0)))
+    phantom = render(upright, field_of_view((60, 70, 40), (3.0, 3.0, 3.0)))
+    first = int(np.flatnonzero((phantom.semantic > 0).any(axis=(0, 2)))[0])
+    above = phantom.tissue[:, :first]
+    assert not phantom.instance[:, :first].any()
+    shares = np.bincount(above.ravel(), minlength=46) / above.size
+    assert all(shares[t] > 0.005 for t in (Tissue.CORD, Tissue.BRAIN, Tissue.CSF, Tissue.OTHER_BONE))
+    middle = above[:, -8:, 18:22]
+    assert np.isin(middle, (Tissue.CORD, Tissue.BRAIN)).any(axis=(0, 2)).all(), "the stem reaches down to the cord"
+    assert (middle == Tissue.CSF).any(axis=(0, 2)).all(), "and fluid surrounds it"

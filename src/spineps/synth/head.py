@@ -24,6 +24,7 @@ def draw_head(canvas: Canvas, atlas: Frame, scene: Scene) -> None:
 
 
 def _skull(canvas: Canvas, atlas: Frame, scene: Scene, s: float) -> None:
+    """Case, brain, cerebellum, cisterns with the brain stem in them, clivus, sphenoid sinus and condyles."""
     tissue, rng = scene.tissue, np.random.default_rng(atlas.level.seed + 6)
 
     def fill(value: Tissue, a: Point, b: Point, wide: Point, wide_b: Point | None = None) -> None:
@@ -42,7 +43,7 @@ def _skull(canvas: Canvas, atlas: Frame, scene: Scene, s: float) -> None:
     _cerebellum(canvas, atlas, scene, s, rng)
     stem = Tissue.CORD if rng.random() < 0.6 else Tissue.BRAIN
     cistern, bulge, lean = rng.uniform(1.5, 5), rng.uniform(10.5, 13.5), rng.uniform(-2, 2)
-    bottom, pons_low, pons_high, top = (15, -8, 0), (5, -41, 0), (0 + lean, -51, 0), (-8 + lean, -74, 0)
+    bottom, pons_low, pons_high, top = (15, -8, 0), (5, -41, 0), (lean, -51, 0), (-8 + lean, -74, 0)
     wet = bulge + cistern
     fill(Tissue.CSF, (14, -18, 0), pons_low, (9 + cistern, 6, 12), (wet, 6, 17 + cistern))
     fill(Tissue.CSF, pons_low, pons_high, (wet, 7, 17 + cistern))
