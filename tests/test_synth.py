@@ -102,14 +102,20 @@ def test_whole_spine_has_the_whole_chain_in_order(thoracic: int, lumbar: int) ->
         assert n == 1 or sizes.max() > 0.95 * sizes.sum(), anatomy.VERTEBRA_NAMES[v]
 
 
-def test_cord_ends_at_the_conus_and_canal_goes_on() -> None:
+def test_cord_ends_at_the_conus_and_its_roots_go_on_in_the_sac() -> None:
     p = whole(12)
     rows = {v: np.argwhere(p.instance == v)[:, 1].mean() for v in (18, 22, 26)}
-    cord = np.argwhere(p.semantic == anatomy.CORD)[:, 1]
-    canal = np.argwhere(p.semantic == anatomy.CANAL)[:, 1]
+    cord = np.argwhere(np.isin(p.tissue, (Tissue.CORD, Tissue.CORD_GREY)))[:, 1]
     assert rows[18] < cord.max() < rows[22]
-    assert canal.max() > rows[22] and canal.max() < p.grid.shape[1] - 1
-    assert (p.tissue == Tissue.CAUDA).sum() > 50
+    # One class, as in annotated scans: below the conus the bundle of roots.
+    labelled, canal = p.semantic == anatomy.CORD, p.semantic == anatomy.CANAL
+    filled = np.flatnonzero(labelled.any((0, 2)))
+    assert (np.diff(filled) == 1).all() and filled[-1] > rows[22]
+    assert np.flatnonzero(canal.any((0, 2)))[-1] < p.grid.shape[1] - 1
+    below = np.arange(p.grid.shape[1])[None, :, None] > cord.max()
+    roots = p.tissue == Tissue.CAUDA
+    assert (roots & below).sum() > 50 and (roots & labelled & below).sum() > 2 * (roots & canal & below).sum()
+    assert (labelled & below).sum() < (canal & below).sum()
 
 
 def test_sides_are_right() -> None:

@@ -70,12 +70,16 @@ class SpineSpace:
 
 @dataclass(frozen=True, eq=False)
 class Sac:
-    """The dural sac in its box: masks of the sac, cord, grey matter and nerve strands; ``core`` is 0 in its middle."""
+    """The dural sac in its box: masks; ``cauda`` is the bundle of roots, ``strands`` its roots and the stray ones.
+
+    ``core`` is 0 in the sac's middle.
+    """
 
     box: Box
     inside: np.ndarray
     cord: np.ndarray
     grey: np.ndarray
+    cauda: np.ndarray
     strands: np.ndarray
     core: np.ndarray
 
@@ -123,8 +127,20 @@ def dural_sac(spec: SpineSpec, space: SpineSpace, rng: np.random.Generator) -> S
     radius = u * u + v * v
     cord = inside & (radius < 1) & (k < canal.conus)
     grey = cord & ((np.abs(u) < 0.22 + 0.3 * np.abs(v)) & (np.abs(v) < 0.45))
-    strands = inside & ~cord & (k > canal.conus - 1.2) & _strands(spec, space, rng, box, x, a, b)
-    return Sac(box, inside, cord, grey, strands, core)
+    # The bundle begins around the cone, loses roots at each level, and sinks to the back.
+    bunched = smoothstep((line.key - np.float32(canal.conus) + 1.2) / 1.2)
+    share = bunched * np.interp(line.key, [canal.conus, max(canal.sac_end, canal.conus + 1)], [1.0, 0.6])
+    deep_share, wide_share = (low + high * canal.cauda for low, high in ((0.22, 0.5), (0.42, 0.6)))
+    bundle_depth = np.maximum(half_depth * np.minimum(deep_share * share, 0.9), 0.05)
+    bundle_width = np.maximum(half_width * np.minimum(wide_share * share, 0.9), 0.05)
+    sunk = rng.uniform(0.2, 0.95) * (half_depth - bundle_depth)
+    u = (a - space.at(middle + sunk, box)) / space.at(bundle_depth, box)
+    v = b / space.at(bundle_width, box)
+    cauda = inside & ~cord & (u * u + v * v < 1) & (k > canal.conus - 1.2)
+    loose = inside & ~cord & (k > canal.conus)
+    strands = _strands(space, rng, box, a, b)
+    strands = (cauda & (strands > rng.uniform(-1.6, -0.2))) | (loose & (strands > rng.uniform(1.2, 2.2)))
+    return Sac(box, inside, cord, grey, cauda, strands, core)
 
 
 def _wander(rng: np.random.Generator, n: int, mm: float) -> np.ndarray:
@@ -134,16 +150,11 @@ def _wander(rng: np.random.Generator, n: int, mm: float) -> np.ndarray:
     return line / (line.std() + 1e-9)
 
 
-def _strands(
-    spec: SpineSpec, space: SpineSpace, rng: np.random.Generator, box: Box, x: np.ndarray, a: np.ndarray, b: np.ndarray
-) -> np.ndarray:
-    """Roots run along the canal, so they are a pattern in (a, b) that drifts slowly; they sink to the back."""
+def _strands(space: SpineSpace, rng: np.random.Generator, box: Box, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Roots run along the canal, so they are a pattern in (a, b) that drifts slowly: mean 0, deviation 1."""
     texture = smooth_noise((72, 72, 1), (2.0, 2.0, 1.0), rng)[:, :, 0]
     n = len(space.line.key)
     drift_a, drift_b = (space.at(2.5 * _wander(rng, n, 25.0), box) for _ in range(2))
     row = np.clip((a + drift_a) * 1.3 + 36, 0, 71).astype(np.int32)
     column = np.clip((b + drift_b) * 1.3 + 36, 0, 71).astype(np.int32)
-    bunched = smoothstep((space.k[box] - np.float32(spec.canal.conus) + 1.2) / 1.2)
-    posterior = np.float32(rng.uniform(0.3, 1.6)) * np.clip(x, -1, 1)
-    limit = np.float32(1.4 * (0.55 - spec.canal.cauda))
-    return texture[row, column] + posterior - limit > np.float32(2.0) * (1 - bunched)
+    return texture[row, column]

@@ -283,7 +283,7 @@ def _bridge(maps: Phantom, disc: DiscField, upper: Frame, lower: Frame) -> None:
 
 
 def _draw_canal(maps: Phantom, space: SpineSpace, rng: np.random.Generator) -> None:
-    """Dural sac with cerebrospinal fluid, cord and cauda equina; the sac yields to bodies and discs."""
+    """Dural sac with cerebrospinal fluid, cord and cauda equina (one class); the sac yields to bodies and discs."""
     sac = dural_sac(maps.spec, space, rng)
     block, label = maps.tissue[sac.box], maps.semantic[sac.box]
     free = sac.inside & (label != CORPUS) & (label != DISC) & (label != ENDPLATE)
@@ -294,6 +294,6 @@ def _draw_canal(maps: Phantom, space: SpineSpace, rng: np.random.Generator) -> N
     block[free & sac.strands] = Tissue.CAUDA
     cord = free & sac.cord
     block[cord] = Tissue.CORD
-    label[cord] = CORD
+    label[cord | (free & sac.cauda)] = CORD
     grey = cord & sac.grey
     block[grey] = Tissue.CORD_GREY

@@ -207,7 +207,11 @@ class Dressing:
         self.instance[box][binary_opening(disc, np.ones((3, 1, 3)))] = DISC_OFFSET + v
 
     def canal(self) -> tuple[np.ndarray, np.ndarray]:
-        """Draw epidural fat, sac, roots and cord (as :func:`spineps.synth.canal.dural_sac`); masks of sac and cord."""
+        """Draw epidural fat, sac, roots and cord (as :func:`spineps.synth.canal.dural_sac`).
+
+        Returns:
+            Masks of the sac, and of the cord with the bundle of roots below it.
+        """
         key, rng = self.key, self.rng
         m = morphometry
         rows = np.flatnonzero(column_mask(self.codes).any((0, 2)))
@@ -231,11 +235,16 @@ class Dressing:
         wide = np.minimum(np.interp(key, m.CORD_KEYS, m.CORD_WIDTH) / 2, 0.43 * width) * taper
         room = np.interp(key, [1, 6, 12, 16, 19, 21], [0, -0.15, -0.3, 0, 0.3, 0.4]) * (half_depth - deep)
         cord = sac & (key < CONUS)[None, :, None] & (self._radius(middle + room, deep, wide) < 1)
-        roots = sac & (key > CONUS - 1.2)[None, :, None]
-        strands = self.noise((2.5, 60.0, 2.5)) + 0.9 * self.a / np.maximum(half_depth, 3)[None, :, None]
-        self.tissue[roots & (strands > rng.uniform(0.3, 1.0))] = Tissue.CAUDA
+        share = np.clip((key - CONUS + 1.2) / 1.2, 0, 1) * np.interp(key, [CONUS, SAC_END], [1.0, 0.6])
+        bundle_depth = half_depth * rng.uniform(0.3, 0.65) * share
+        sunk = rng.uniform(0.2, 0.95) * (half_depth - bundle_depth)
+        bundle = self._radius(middle + sunk, bundle_depth, width / 2 * rng.uniform(0.5, 0.85) * share) < 1
+        bundle &= sac & ~cord & (key > CONUS - 1.2)[None, :, None]
+        strands = self.noise((2.5, 60.0, 2.5))
+        stray = sac & (key > CONUS)[None, :, None] & (strands > rng.uniform(1.2, 2.2))
+        self.tissue[stray | (bundle & (strands > rng.uniform(-1.6, -0.2)))] = Tissue.CAUDA
         self.tissue[cord] = Tissue.CORD
-        return sac, cord
+        return sac, cord | bundle
 
     def lost(self) -> np.ndarray:
         """A tube where the canal must be, but no ring of bone says where exactly."""

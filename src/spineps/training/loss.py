@@ -14,7 +14,8 @@ IGNORED = -100
 #: Ids that each coarse label may stand for.  SPIDER: 0 rest (its sacrum is not labelled), 1 vertebra, 2 disc, 3 canal,
 #: 4 endplate (:func:`spineps.training.real.mark_plates`, :func:`spineps.training.feed.with_plates`).  1 and 2 do not
 #: cover endplate: where they did, it took over whole discs.  VerSe: 5 vertebra with its endplates, 6 anything else.
-#: 7 and 8: cord and the fluid around it, where :func:`spineps.training.real.mark_cord` can tell them apart.
+#: 7 and 8: cord with the roots below it, and the fluid around them, where :func:`spineps.training.real.mark_cord` can
+#: tell them apart.
 #: FULL + k: class k alone.
 COARSE_GROUPS: tuple[tuple[int, ...], ...] = (
     (0, SACRUM),

@@ -23,9 +23,8 @@ SPIDER_LABELS = (0, 1, 2, 3, PLATE, UNKNOWN)
 OWN_MASK, OWN_NAME = "_seg-spine_msk.nii.gz", re.compile(r"_mod-([A-Za-z0-9]+)_seg-spine_msk")
 #: Hounsfield units from which a voxel may be bone.
 BONE_UNITS = 130.0
-#: Cord on T2w scans (looked at in 24 of SPIDER): share of the scan's height that surely holds it, its grey value as a
-#: share of the fluid's, least area.
-CORD_SHARE, CORD_GREY, CORD_MM2 = 0.2, 0.66, 20.0
+#: Cord and the roots below it on T2w scans (looked at in 24 of SPIDER): grey value as a share of fluid's, least area.
+CORD_GREY, CORD_MM2 = 0.66, 20.0
 #: SPIDER leaves the endplates out: 1.5 to 2.3 mm of nothing between vertebra and disc (median of each of 30 scans; the
 #: 90th percentiles are 2.2 to 3).  Slanting discs are crossed obliquely.
 PLATE_GAP, BELOW_LAST_DISC = 4.5, 3.0
@@ -80,10 +79,10 @@ def mark_plates(coarse: np.ndarray, spacing: float) -> np.ndarray:
 
 
 def mark_cord(grey: np.ndarray, coarse: np.ndarray, zoom: tuple[float, float, float]) -> np.ndarray:
-    """Coarse labels of a lumbar T2w scan with the cord (7) and the fluid around it (8) in its cranial fifth.
+    """Coarse labels of a lumbar T2w scan with the cord and the roots below it (7), and the bright fluid (8).
 
-    There (T11, T12) the dark compact core of the canal is cord; further down it may be cord or nerve roots, and the
-    canal (3) stays as it is.  Rows without such a core stay as well.
+    What is neither the dark compact core of a row nor bright may be either: it stays canal (3).  Rows without such a
+    core stay as they are.
 
     Args:
         grey: (P, I, R), bright fluid.
@@ -96,7 +95,7 @@ def mark_cord(grey: np.ndarray, coarse: np.ndarray, zoom: tuple[float, float, fl
     rows = np.flatnonzero(canal.any((0, 2)))
     marked = coarse.copy()
     smooth = gaussian_filter(grey.astype(np.float32), 0.4)
-    for row in rows[rows < CORD_SHARE * grey.shape[1]]:
+    for row in rows:
         near = slice(max(row - 8, 0), row + 9)
         fluid = np.percentile(grey[:, near][canal[:, near]], 92)
         parts, count = label(binary_erosion(canal[:, row]) & (smooth[:, row] < CORD_GREY * fluid))
@@ -105,7 +104,7 @@ def mark_cord(grey: np.ndarray, coarse: np.ndarray, zoom: tuple[float, float, fl
         sizes = np.bincount(parts.ravel())
         sizes[0] = 0
         if sizes.max() * zoom[0] * zoom[2] >= CORD_MM2:
-            marked[:, row][canal[:, row]] = 8
+            marked[:, row][canal[:, row] & (smooth[:, row] > CORD_GREY * fluid)] = 8
             marked[:, row][parts == sizes.argmax()] = 7
     return marked
 
