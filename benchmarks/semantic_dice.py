@@ -39,7 +39,7 @@ def segment(image: Volume, model: SemanticModel, tta: bool | None, step: float |
     """Semantic ids on the image's own grid."""
     config = model.config
     oriented = image.reoriented(config.orientation)
-    small = to_model_grid(oriented, config.target_zoom(oriented.zoom), not config.published)
+    small = to_model_grid(oriented, config.target_zoom(oriented.zoom), not config.published, not config.published)
     probabilities = model.probabilities(small, step, tta)
     classes = argmax_on_grid(probabilities, small.grid, image.grid)
     return np.array(config.class_ids, np.uint8)[classes]

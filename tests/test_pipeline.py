@@ -174,7 +174,7 @@ def test_only_models_that_were_trained_with_a_frame_get_one() -> None:
         stage = semantic_stage(scan, model, options_from_keywords(proc_pad_size=4), lambda *_: None)
         shapes[pads] = stage.mask.shape
         assert stage.native.grid.same_as(scan.grid)
-    assert shapes[False] == scan.grid.reoriented("PIR").rescaled((1.5, 1.5, 2.5)).shape
+    assert shapes[False] == scan.grid.reoriented("PIR").covering((1.5, 1.5, 2.5)).shape
     assert all(padded > plain for padded, plain in zip(shapes[True], shapes[False], strict=True))
     assert not get_semantic_model().config.published
 

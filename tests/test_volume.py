@@ -129,6 +129,22 @@ def test_rescaling_keeps_the_first_voxel_and_the_extent(volume: Volume, zoom: tu
     assert set(np.unique(volume.rescaled(zoom).array)) <= set(np.unique(volume.array))
 
 
+@given(volumes(), zooms)
+@settings(deadline=None)
+def test_a_covering_grid_has_the_same_middle_and_holds_every_voxel(
+    volume: Volume, zoom: tuple[float, float, float]
+) -> None:
+    target = volume.grid.covering(zoom)
+    middles = (g.to_world((np.array(g.shape) - 1) / 2) for g in (volume.grid, target))
+    assert np.allclose(*middles, atol=1e-6)
+    extent, new = np.array(volume.shape) * volume.zoom, np.array(target.shape) * target.zoom
+    slack = 2e-3 * np.array(target.zoom) + 1e-6
+    assert np.all(new >= extent - slack) and np.all(new <= extent + target.zoom + slack)
+    corners = np.array(list(product(*[(0, n - 1) for n in volume.shape])))
+    index = target.to_index(volume.grid.to_world(corners))
+    assert index.min() > -0.5 - 2e-3 and np.all(index.max(0) < np.array(target.shape) - 0.5 + 2e-3)
+
+
 def test_labels_at_the_border_are_not_smeared_outwards() -> None:
     """The published system repeats edge labels over the rest of the image (968 -> 9680 voxels)."""
     whole = Grid((40, 40, 20), np.diag([1.0, 1, 2, 1]))

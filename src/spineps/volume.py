@@ -85,6 +85,20 @@ class Grid:
         affine[:3, :3] = affine[:3, :3] * (new / old)
         return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
 
+    def covering(self, zoom: Sequence[float]) -> Grid:
+        """New voxel size around the same middle, with enough voxels to hold all of the field of view.
+
+        :meth:`rescaled`, which the published system uses, may end before the last slice.
+        """
+        old, new = np.array(self.zoom), np.asarray(zoom, float)
+        if np.all(np.abs(old - new) < ZOOM_TOLERANCE):
+            return self
+        shape = np.maximum(np.ceil(np.array(self.shape) * old / new - ZOOM_TOLERANCE), 1).astype(int)
+        first = ((np.array(self.shape) - 1) - (shape - 1) * new / old) / 2
+        affine = _moved(self.affine, first)
+        affine[:3, :3] = affine[:3, :3] * (new / old)
+        return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
+
     def to_world(self, index: np.ndarray) -> np.ndarray:
         """Voxel indices (..., 3) to RAS mm (..., 3)."""
         return np.asarray(index, float) @ self.affine[:3, :3].T + self.affine[:3, 3]

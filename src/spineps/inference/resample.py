@@ -21,24 +21,26 @@ ANTIALIAS_FROM = 1.05
 SLAB_VOXELS = 4_000_000
 
 
-def to_model_grid(image: Volume, zoom: Sequence[float], antialias: bool = True) -> Volume:
+def to_model_grid(image: Volume, zoom: Sequence[float], antialias: bool = True, whole: bool = False) -> Volume:
     """Resample an image to a voxel size: Gaussian (sigma 0.5 sqrt(r^2 - 1) voxels, r = new / old), then linear.
 
     Args:
         image: any dtype, already in the model's orientation.
         zoom: target voxel size in mm.
         antialias: smooth along axes that lose resolution (r > 1.05).
+        whole: on ``image.grid.covering(zoom)``, which leaves no slice out.
 
     Returns:
         float32, on ``image.grid.rescaled(zoom)``; values beyond the border repeat the edge.
     """
     from spineps.volume import Volume
 
-    target = image.grid.rescaled(zoom)
+    target = image.grid.covering(zoom) if whole else image.grid.rescaled(zoom)
+    first = image.grid.to_index(target.to_world(np.zeros(3)))
     out = np.asarray(image.array, np.float32)
     for axis, (new, old) in enumerate(zip(target.zoom, image.zoom, strict=True)):
         n, m, ratio = image.shape[axis], target.shape[axis], new / old
-        matrix = _linear_matrix(np.arange(m) * ratio, n)
+        matrix = _linear_matrix(first[axis] + np.arange(m) * ratio, n)
         if antialias and ratio > ANTIALIAS_FROM:
             matrix = matrix @ blur_matrix(n, 0.5 * np.sqrt(ratio**2 - 1))
         if m != n or abs(ratio - 1) > 1e-6:

@@ -13,8 +13,9 @@ from spineps.inference.parts import continuing
 #: Standard deviation of the tile weights as a fraction of the tile (nnU-Net: 0.125; wider uses more of each answer).
 SIGMA = 0.22
 
-#: Step of the first look, share of the largest part below which a part is noise to it, voxels added around the rest.
-FIRST_STEP, SMALL_PART, MARGIN = 0.9, 0.05, 12
+#: Step of the first look, share of the largest part below which a part is noise to it, voxels added around the rest, and
+#: mm where the size of voxels is known.
+FIRST_STEP, SMALL_PART, MARGIN, MARGIN_MM = 0.9, 0.05, 12, 18.0
 #: A part beside the largest one (a shoulder blade, a hip) is no spine unless it has this share of its size.
 BESIDE_PART = 0.6
 #: Voxels from a side of the box within which something may go on beyond it.
@@ -144,10 +145,11 @@ def busy_box(found: np.ndarray, shape: Sequence[int], stance: Stance | None = No
     if box is None:
         return None
     sides = []
-    for part, k, n in zip(box, scale, shape, strict=True):
-        low, high = int(part.start * k * sparse) - MARGIN, int(np.ceil(part.stop * k * sparse)) + MARGIN
+    for axis, (part, k, n) in enumerate(zip(box, scale, shape, strict=True)):
+        margin = round(MARGIN_MM * k / stance[1][axis]) if stance else MARGIN
+        low, high = int(part.start * k * sparse) - margin, int(np.ceil(part.stop * k * sparse)) + margin
         # The last voxels before the border of the image cost less than looking again.
-        sides.append(slice(low if low > 2 * MARGIN else 0, high if n - high > 2 * MARGIN else n))
+        sides.append(slice(low if low > 2 * margin else 0, high if n - high > 2 * margin else n))
     return sides[0], sides[1], sides[2]
 
 

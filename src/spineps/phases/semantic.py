@@ -86,7 +86,7 @@ def predict_semantic(
     config = model.config
     ready = image.reoriented(config.orientation)
     zoom = config.target_zoom(ready.zoom)
-    ready = ready.rescaled(zoom, order=3) if config.published else to_model_grid(ready, zoom)
+    ready = ready.rescaled(zoom, order=3) if config.published else to_model_grid(ready, zoom, whole=True)
     logger.info("semantic network on %s voxels of %s mm", ready.shape, tuple(round(z, 2) for z in ready.zoom))
     if config.published and not need_probabilities:
         found = model.labels(ready, options.step_size, options.tta, progress)
