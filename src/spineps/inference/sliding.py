@@ -13,8 +13,8 @@ from spineps.inference.parts import continuing
 #: Standard deviation of the tile weights as a fraction of the tile (nnU-Net: 0.125; wider uses more of each answer).
 SIGMA = 0.22
 
-#: Step of the first look, share of the largest part below which a part is noise to it, voxels added around the rest, and
-#: mm where the size of voxels is known.
+#: Step of the first look, share of the largest part below which a part is noise to it, voxels added around the rest
+#: (mm where their size is known).
 FIRST_STEP, SMALL_PART, MARGIN, MARGIN_MM = 0.9, 0.05, 12, 18.0
 #: A part beside the largest one (a shoulder blade, a hip) is no spine unless it has this share of its size.
 BESIDE_PART = 0.6
