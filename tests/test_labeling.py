@@ -58,7 +58,6 @@ def spine(
     pitch: list[float],
     sacrum: bool = False,
     canal_above: float | None = None,
-    cord_to: int | None = None,
     above: float = 15.0,
 ) -> tuple[Volume, Volume]:
     """Blocks in PIR at 1.5 x 1.5 x 3 mm: bodies with these distances (mm) below each, the last one below the last."""
@@ -75,8 +74,6 @@ def spine(
         sem[52:66, body, 9:11], inst[52:66, body, 9:11] = 42, k + 1
     if sacrum:
         sem[20:42, round(tops[-1] / z) :, 3:17] = 26
-    if cord_to is not None:
-        sem[44:48, top : round((tops[cord_to] + 10) / z), 9:11] = 60
     return Volume(sem, PIR), Volume(inst, PIR)
 
 
@@ -532,13 +529,6 @@ def test_sizes_alone_give_a_best_guess_and_doubt(first: str, stature: float) -> 
     assert abs(guess - INDEX[VERTEBRA_IDS[first]]) <= 2
     assert naming.ambiguous and "best guess" in naming.notes[-1]
     assert max(naming.confidence.values()) < 0.97
-
-
-def test_the_conus_helps() -> None:
-    volumes = spine(real_pitch("T11", 5), cord_to=2)
-    plain, helped = ask(spine(real_pitch("T11", 5))), ask(volumes)
-    assert names(helped)[0] == "T11" and helped.ambiguous
-    assert helped.confidence[20] > plain.confidence.get(20, 0)
 
 
 def test_no_anomaly_means_none() -> None:

@@ -20,7 +20,6 @@ from spineps.phases.semantic import (
     SPECK_LABELS,
     body_on_sacrum,
     clean_semantic,
-    keep_cord_whole,
     keep_main_part,
     keep_near_column,
     keep_one_sacrum,
@@ -110,20 +109,6 @@ def test_what_lies_far_beyond_the_canal_goes_but_the_sacrum_stays() -> None:
         rows = np.flatnonzero((out == 49).any(axis=(0, 2)))
         assert (rows[0], rows[-1]) == (100 - 64, 149 + 64)
         assert (out == 26).sum() == (array == 26).sum()
-
-
-def test_small_pieces_of_cord_below_its_end_are_canal() -> None:
-    mask = np.full((16, 120, 16), 61, np.uint8)
-    mask[5:11, :50, 5:11] = 60
-    mask[7:9, 60:66, 7:9] = 60
-    whole = keep_cord_whole(mask, 1.0)
-    assert (whole[:, :50] == mask[:, :50]).all() and (whole[:, 60:] == 61).all()
-    # A cord in two halves, or one of which only scraps are in view, stays.
-    mask[7:9, 60:66, 7:9] = 61
-    mask[:, 20:25] = 61
-    assert keep_cord_whole(mask, 1.0) is mask
-    mask[:, :40] = 61
-    assert keep_cord_whole(mask, 1.0) is mask
 
 
 @pytest.mark.parametrize(("wide", "kept"), [(6, True), (2, False)])

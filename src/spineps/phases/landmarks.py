@@ -1,4 +1,4 @@
-"""What the masks alone tell about names: sacrum, dens, the canal's upper end, the conus, the size of the bodies.
+"""What the masks alone tell about names: sacrum, dens, the canal's upper end, the size of the bodies.
 
 Evidence is a table of scores per vertebra (rows, top to bottom) and name (26 states of :mod:`~spineps.phases.solver`),
 0 for what fits and negative for what does not, in the units of the score table of the labelling heads.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spineps.anatomy import BODY_PARTS, CANAL_PARTS, CORD, DENS, SACRUM, VERTEBRA_PARTS
+from spineps.anatomy import BODY_PARTS, CANAL_PARTS, DENS, SACRUM, VERTEBRA_PARTS
 from spineps.phases.components import is_in
 from spineps.phases.heights import body_heights
 from spineps.phases.postprocess import RING
@@ -61,9 +61,6 @@ DENS_MM3 = 250.0
 C2_HEIGHT, C2_TAPER, C2_SLIM, C2_SLIM_BELOW_RING = 1.9, 0.88, 0.73, 0.9
 #: Rows from the top among which C2 is looked for: above it lie C1's ring and pieces of the skull.
 TOP_ROWS = 4
-#: The conus ends at the lower third of L1 on average; spread of anatomy (0.75 levels) and of its segmentation together.
-#: Saifuddin et al., Spine 1998.
-CONUS_LEVEL, CONUS_SPREAD = L1 + 0.3, 1.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +204,7 @@ def gather(semantic: Volume, bodies: list[Body]) -> list[Evidence]:
         semantic: structure ids, PIR.
         bodies: from :func:`measure_bodies`, at least one.
     """
-    found = (_sacrum(semantic, bodies), _dens(bodies), _canal_top(semantic, bodies), _conus(semantic, bodies))
+    found = (_sacrum(semantic, bodies), _dens(bodies), _canal_top(semantic, bodies))
     return [evidence for evidence in found if evidence is not None]
 
 
@@ -305,21 +302,3 @@ def _canal_top(semantic: Volume, bodies: list[Body]) -> Evidence | None:
     table[0] = -2 * RARE
     table[0, [C1, C2, C2 + 1]] = -RARE, 0.0, -RARE
     return Evidence(table, "the canal ends inside the image: the first vertebra is next to the skull", True)
-
-
-def _conus(semantic: Volume, bodies: list[Body]) -> Evidence | None:
-    """The cord's lower end, when the canal goes on below it and the cord is seen well above it."""
-    cord = np.flatnonzero((semantic.array == CORD).any(axis=(0, 2)))
-    canal = np.flatnonzero(is_in(semantic.array, CANAL_PARTS).any(axis=(0, 2)))
-    zoom = semantic.zoom[1]
-    if cord.size == 0 or np.ptp(cord) * zoom < 30 or (canal[-1] - cord[-1]) * zoom < 40:
-        return None
-    heights = np.array([b.depth_index for b in bodies])
-    if not heights[0] <= cord[-1] <= heights[-1]:
-        return None
-    at = float(np.interp(cord[-1], heights, np.arange(len(bodies))))
-    table = np.zeros((len(bodies), N_STATES))
-    row = round(at)
-    level = np.arange(N_STATES) + (at - row)
-    table[row] = np.maximum(-TEMPERATURE * (level - CONUS_LEVEL) ** 2 / (2 * CONUS_SPREAD**2), -RARE)
-    return Evidence(table, "the cord ends inside the image, usually beside L1", False)

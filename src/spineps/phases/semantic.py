@@ -30,8 +30,6 @@ HOLE_LABELS: tuple[int, ...] = (CORPUS, CANAL, DISC, CORD)
 BEYOND_CANAL_MM, GAP_MM = 64.0, 3.0
 #: Gap between pieces of one sacrum (ours: a thin disc S1-S2 is left out by some models).
 SACRUM_GAP_MM = 20.0
-#: A piece of cord with less than this, and with less than this share of the largest piece, is none (ours).
-CORD_PIECE_MM3, CORD_SHARE = 500.0, 0.2
 #: Less than this share of the bodies' volume is a stray where it lies above them; more, and the image is upside down.
 STRAY_SACRUM = 0.02
 #: Touching faces (mm2) of the lowest body and the sacrum that are no accident (nine real scans: 0 to 280 where the
@@ -162,7 +160,7 @@ def clean_semantic(mask: Volume, options: SemanticOptions, published: bool = Fal
     if options.clean_small_cc_artifacts:
         array = remove_small(array, mm3_to_voxels(SPECK_MM3, mask.zoom), SPECK_LABELS, 6)
         if not published:
-            array = keep_cord_whole(keep_one_sacrum(part.with_array(array)), mask.grid.voxel_volume)
+            array = keep_one_sacrum(part.with_array(array))
     array = near_canal(array)
     if options.clean_beyond_largest_bounding_box:
         array = keep_main_part(part.with_array(array))
@@ -217,18 +215,6 @@ def keep_one_sacrum(mask: Volume) -> np.ndarray:
         if up[0] > up[1]:
             return np.where(sacrum, 0, array).astype(array.dtype)
     return array
-
-
-def keep_cord_whole(mask: np.ndarray, voxel_mm3: float) -> np.ndarray:
-    """Small pieces of cord away from its main part become canal: roots that lie close together look like cord.
-
-    The published system keeps every piece.
-    """
-    components, count = label_components(mask == CORD, 26)
-    size = counts(components, count + 1) * voxel_mm3
-    size[0] = 0
-    stray = (size > 0) & (size < min(CORD_SHARE * size.max(), CORD_PIECE_MM3))
-    return np.where(stray[components], CANAL, mask).astype(mask.dtype) if stray.any() else mask
 
 
 def keep_near_column(mask: Volume) -> np.ndarray:
