@@ -372,6 +372,16 @@ def test_a_boundary_that_the_network_sees_is_a_landmark() -> None:
     assert not naming.ambiguous and any("recognises" in note for note in naming.notes)
 
 
+@pytest.mark.parametrize("moved", [-1, 0, 1])
+def test_a_boundary_that_contradicts_the_count_from_the_sacrum_is_a_doubt(moved: int) -> None:
+    relation = {1 + moved: 3, 2 + moved: 4, 6: 5}
+    naming = ask(spine(real_pitch("T11", 7), sacrum=True), Network("T11", heads=("VERT", "VERTREL"), relation=relation))
+    assert names(naming) == ["T11", "T12", "L1", "L2", "L3", "L4", "L5"]
+    assert naming.ambiguous == bool(moved)
+    told = [note for note in naming.notes if "thoracic spine end" in note]
+    assert len(told) == bool(moved) and all(("above T12" if moved < 0 else "above L2") in note for note in told)
+
+
 def test_a_vertebra_that_was_not_found_keeps_its_name() -> None:
     pitch = real_pitch("T12", 6)
     sem, inst = spine(pitch, sacrum=True)

@@ -32,7 +32,15 @@ from spineps.phases.landmarks import (
     without_skull,
 )
 from spineps.phases.preprocess import as_stored
-from spineps.phases.scores import Heads, relation_costs, score_table, t13_costs, visibility
+from spineps.phases.scores import (
+    Heads,
+    boundary_elsewhere,
+    boundary_seen,
+    relation_costs,
+    score_table,
+    t13_costs,
+    visibility,
+)
 from spineps.phases.solver import (
     INDEX,
     N_STATES,
@@ -51,8 +59,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: A boundary between regions counts as seen when the network gives it this much at the vertebra that got that place.
-SEEN = 0.5
 #: Names of which half have less than this probability are ambiguous, whatever they rest on (of 94 generated scans with
 #: a landmark none had so little; a real chest CT had .66 for all of its names).
 LIKELY = 0.7
@@ -366,14 +372,17 @@ def _read(
         for v, count in zip(path.ids, missing, strict=False)
         if count
     ]
-    boundary = _boundary(path, heads)
+    boundary = boundary_seen(path.ids, heads)
+    elsewhere = boundary_elsewhere(path.ids, heads) if from_below else ""
     landmark = bool(boundary or decisive)
     doubtful = float(np.median(list(confidence.values()))) < least
-    ambiguous = doubtful or not landmark
+    ambiguous = bool(doubtful or elsewhere or not landmark)
     if boundary:
         notes.append(boundary)
     elif from_below and path.ids[0] > 2:
         notes.append(VARIANTS)
+    if elsewhere:
+        notes.append(elsewhere)
     if landmark and doubtful:
         notes.append("another reading of the whole row is nearly as likely: all names may be one off")
     if not landmark:
@@ -383,16 +392,6 @@ def _read(
     )
     _log(naming)
     return naming
-
-
-def _boundary(path: Path, heads: Heads | None) -> str:
-    """The best seen boundary between regions that agrees with the path, in words."""
-    if heads is None or "VERTREL" not in heads:
-        return ""
-    places = {7: (1, "C7"), 8: (2, "T1"), 19: (3, "T12"), T13: (3, "T13"), 20: (4, "L1")}
-    seen = [(float(heads["VERTREL"][row, places[v][0]]), places[v][1]) for row, v in enumerate(path.ids) if v in places]
-    value, name = max(seen, default=(0.0, ""))
-    return f"the network recognises {name} as the end of its region" if value >= SEEN else ""
 
 
 def _log(naming: Naming) -> None:

@@ -22,6 +22,8 @@ from spineps.training.config import TrainingConfig, parse_config
 #: Beside this file's folder, so that no import of the registry (and of nibabel) is needed.
 BUNDLED = Path(__file__).parents[1] / "models" / "bundled"
 CONFIG_FILE = "inference_config.json"
+#: What a tile of a semantic model covers, mm along P, I, R.
+PATCH_MM = (144, 192, 72)
 
 
 def export(
@@ -116,7 +118,7 @@ def inference_config(config: TrainingConfig) -> dict[str, object]:
         "resolution_range": list(config.zoom),
         "default_step_size": 0.7,
         "labels": {str(k): str(i) for k, i in enumerate(CLASS_IDS) if k},
-        "patch_size": [96, 128, 48],
+        "patch_size": [16 * round(mm / z / 16) for mm, z in zip(PATCH_MM, config.zoom, strict=True)],
         "recipe": "spineps3",
         "mirror_axes": [2],
     }
