@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from phantom_column import Column, build
 from spineps.phases import splitting
 from spineps.phases.chain import spine_of
 from spineps.phases.corpus import find_bodies
+from spineps.phases.splitting import Shape, pieces_in
 
 GOLDEN = Path(__file__).parent / "golden" / "instance"
 REFERENCE = (0.75, 0.75, 1.65)
@@ -137,6 +139,14 @@ def test_a_dens_is_no_second_body_where_the_others_come_out_tall():
     recipe = Column(np.arange(5) * 0.9, dens=24.0, dens_radius=7.0, stretch=dict.fromkeys(range(5), 1.5))
     found, sem, truth = bodies_of(recipe)
     assert owners(found.labels, truth, sem) == list(range(1, 6))
+
+
+@pytest.mark.parametrize("top_of_labels", [False, True])
+def test_a_dens_that_is_the_highest_of_all_that_is_labelled_is_no_second_body(top_of_labels):
+    """A head whose canal ends below the tip: where labels end, the scan seemed to, and a body cut there has no dens."""
+    tall = Shape(np.zeros(3), np.array([0.0, 1.0, 0.0]), 44, 13, 8600, top_of_labels, False, 0, taper=0.35)
+    assert pieces_in(tall, (17.6, 3200.0), top=True) == 1
+    assert pieces_in(replace(tall, taper=1.0), (17.6, 3200.0), top=True) == 2
 
 
 def test_a_row_of_three_is_not_taken_down_to_what_may_be_several_bodies():

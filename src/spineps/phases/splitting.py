@@ -119,7 +119,7 @@ def pieces_in(
             return 1
         return max(round(shape.height / PITCH) if shape.shallow else _number(aspect / USUAL_ASPECT), 2)
     height, volume = prediction
-    has_dens = top and not shape.cut and height < NECK and shape.taper < DENS_TAPER
+    has_dens = top and height < NECK and shape.taper < DENS_TAPER
     heights = shape.height / height - (DENS_HEIGHTS if has_dens else 0.0)
     ratio = min(_bodies(heights), shape.volume / volume)
     if aspect < LEAST_ASPECT or ratio < (MERGED_AROUND_DISC if disc_inside else MERGED):
