@@ -391,6 +391,22 @@ def test_a_vertebra_that_was_not_found_keeps_its_name() -> None:
     assert any("missing below L1" in note for note in naming.notes)
 
 
+@pytest.mark.parametrize(("other", "ambiguous"), [(0.45, True), (0.1, False)])
+def test_names_below_a_gap_that_may_hold_one_or_two_are_a_guess(other: float, ambiguous: bool) -> None:
+    sem, inst = spine(real_pitch("T2", 6))
+    bodies = measure_bodies(sem.array, inst.array, inst.grid)
+    cost = np.zeros((6, N_STATES))
+    fixed = INDEX[VERTEBRA_IDS["T2"]] + np.arange(4)
+    cost[:4] = 60.0
+    cost[np.arange(4), fixed] = 0.0
+    gaps = np.full((5, 3), 60.0)
+    gaps[:, 0] = 0.0
+    gaps[3] = 60.0, 0.0, TEMPERATURE * np.log((1 - other) / other)
+    naming = _read(_Problem(cost, None, Rules(first=1), gaps), bodies, None, True, [], LIKELY)
+    assert names(naming) == ["T2", "T3", "T4", "T5", "T7", "T8"]
+    assert naming.ambiguous == ambiguous and any("missing below T5" in note for note in naming.notes)
+
+
 def test_a_gap_before_the_sacrum_is_counted() -> None:
     sem, inst = spine(real_pitch("T11", 7), sacrum=True)
     keep = inst.array != 7

@@ -355,7 +355,7 @@ def _read(
 ) -> Naming:
     """The best path as names; below ``least`` (median probability) they are ambiguous with a landmark, too.
 
-    ``from_below``: the sacrum is the landmark.
+    So they are where one seems to be missing and any name has less.  ``from_below``: the sacrum is the landmark.
     """
     path, probability = problem.solve()
     rows = [INDEX[v] for v in path.ids]
@@ -375,7 +375,8 @@ def _read(
     boundary = boundary_seen(path.ids, heads)
     elsewhere = boundary_elsewhere(path.ids, heads) if from_below else ""
     landmark = bool(boundary or decisive)
-    doubtful = float(np.median(list(confidence.values()))) < least
+    likely = list(confidence.values())
+    doubtful = float(min(likely) if any(missing) else np.median(likely)) < least
     ambiguous = bool(doubtful or elsewhere or not landmark)
     if boundary:
         notes.append(boundary)
@@ -384,7 +385,7 @@ def _read(
     if elsewhere:
         notes.append(elsewhere)
     if landmark and doubtful:
-        notes.append("another reading of the whole row is nearly as likely: all names may be one off")
+        notes.append("another reading of the row is nearly as likely: names may be one off")
     if not landmark:
         notes.append("no trusted landmark (sacrum, C2, boundary between regions) fixes the names: a best guess")
     naming = Naming(
