@@ -19,6 +19,7 @@ import numpy as np
 from altered import inverted, noisy, part, thick
 from nibabel import nifti1
 
+from spineps.errors import EmptyError
 from spineps.models.registry import get_instance_model, get_labeling_model, get_semantic_model
 from spineps.pipeline import Models, segment_volume
 from spineps.volume import Volume
@@ -64,7 +65,11 @@ def main() -> None:
         grey = grey[..., 0, 1] if grey.ndim == 5 else grey  # green of the painted one
         scan = Volume(grey, image.affine).reoriented("PIR")
         for way in args.ways:
-            result = segment_volume(WAYS[way](scan), models)
+            try:
+                result = segment_volume(WAYS[way](scan), models)
+            except EmptyError:
+                print(f"| {name} | {way} | nothing found | error |", flush=True)
+                continue
             called = ", ".join(str(name_at(result.instance, place)) for place in PLACES[name])
             sure = "sure" if result.naming and not result.naming.ambiguous else "ambiguous"
             print(f"| {name} | {way} | {called} | {sure} |", flush=True)

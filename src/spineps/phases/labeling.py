@@ -68,6 +68,8 @@ TRUST, DOUBT, TRUST_T13 = 0.3, 0.05, 0.3
 #: Two next vertebrae are never as far apart as so many times the mean of adults (1,013 pairs of generated people: at
 #: most 1.23; two bodies taken for one beside a single one: 1.5).
 TOO_FAR = 1.4
+#: A narrower scan (mm from left to right) shows no ribs.
+RIBS_MM = 40.0
 #: Tins & Balain, Insights Imaging 2016 (7.7 % of 418 people); Yan et al., J Orthop Surg Res 2018 (9.6 % of 293).
 VARIANTS = (
     "counted from the sacrum alone: one person of twelve has a vertebra more or fewer, which only a wider scan shows"
@@ -140,11 +142,12 @@ def name_instances(
     notes += [e.note for e in landmarks]
     decisive = any(e.decisive for e in landmarks)
     naming = _read(problem, bodies, heads, decisive, notes, LIKELY, from_below=end is not None)
-    return _with_counting_doubt(naming, bodies)
+    shows_ribs = end is not None and sem.shape[2] * sem.zoom[2] >= RIBS_MM
+    return _with_counting_doubt(naming, bodies, heads if shows_ribs else None)
 
 
-def _with_counting_doubt(naming: Naming, bodies: list[Body]) -> Naming:
-    """Where two next vertebrae are too far apart for any person, or C2 may be two, nothing that was counted is sure."""
+def _with_counting_doubt(naming: Naming, bodies: list[Body], heads: Heads | None = None) -> Naming:
+    """Nothing counted is sure where neighbours are too far apart, C2 may be two, or ``heads`` see T12 elsewhere."""
     rows = [INDEX[naming.ids[b.id]] for b in bodies]
     far = [
         VERTEBRA_NAMES[STATES[a]]
@@ -152,11 +155,12 @@ def _with_counting_doubt(naming: Naming, bodies: list[Body]) -> Naming:
         for a, b, mm in list(zip(rows, rows[1:], pitches(bodies), strict=False))[1:-1]
         if b - a == 1 and a >= C2 + 1 and mm > TOO_FAR * PITCH[a]
     ]
-    notes = []
+    elsewhere = boundary_elsewhere([STATES[row] for row in rows], heads)
+    notes = [elsewhere] if elsewhere else []
     if far:
-        notes = [
+        notes.append(
             f"the vertebra below {', '.join(far)} is further away than in any person: one of two may not be separate"
-        ]
+        )
     if dens_alone(bodies):
         notes.append("the first body looks like the dens of C2 alone: C2 may be cut in two, and all names one off")
     return replace(naming, ambiguous=True, notes=(*naming.notes, *notes)) if notes else naming
@@ -373,24 +377,19 @@ def _read(
         if count
     ]
     boundary = boundary_seen(path.ids, heads)
-    elsewhere = boundary_elsewhere(path.ids, heads) if from_below else ""
     landmark = bool(boundary or decisive)
     likely = list(confidence.values())
     doubtful = float(min(likely) if any(missing) else np.median(likely)) < least
-    ambiguous = bool(doubtful or elsewhere or not landmark)
     if boundary:
         notes.append(boundary)
     elif from_below and path.ids[0] > 2:
         notes.append(VARIANTS)
-    if elsewhere:
-        notes.append(elsewhere)
     if landmark and doubtful:
         notes.append("another reading of the row is nearly as likely: names may be one off")
     if not landmark:
         notes.append("no trusted landmark (sacrum, C2, boundary between regions) fixes the names: a best guess")
-    naming = Naming(
-        {b.id: v for b, v in zip(bodies, path.ids, strict=True)}, confidence, alternatives, ambiguous, tuple(notes)
-    )
+    ids = {b.id: v for b, v in zip(bodies, path.ids, strict=True)}
+    naming = Naming(ids, confidence, alternatives, doubtful or not landmark, tuple(notes))
     _log(naming)
     return naming
 
