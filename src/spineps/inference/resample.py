@@ -31,7 +31,7 @@ def to_model_grid(image: Volume, zoom: Sequence[float], antialias: bool = True, 
         whole: on ``image.grid.covering(zoom)``, which leaves no slice out.
 
     Returns:
-        float32, on ``image.grid.rescaled(zoom)``; values beyond the border repeat the edge.
+        float32, on ``image.grid.rescaled(zoom)`` (or the covering one); values beyond the border repeat the edge.
     """
     from spineps.volume import Volume
 
