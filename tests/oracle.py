@@ -10,6 +10,7 @@ import numpy as np
 
 from spineps.models.config import DEFAULT_MAPPING
 from spineps.phases.components import relabel
+from spineps.phases.instance import working_grid
 from spineps.volume import Volume
 
 Disturbance = Callable[[np.ndarray, int], np.ndarray]
@@ -45,9 +46,10 @@ class Oracle:
         self.disturb = disturb or (lambda answer, _: answer)
         self.calls = 0
         turned = semantic.reoriented(self.config.orientation)
-        zoom = self.config.target_zoom(turned.zoom)
-        self.mapped = relabel(turned.rescaled(zoom).array, dict(self.config.mapping), keep_others=False)
-        self.truth = truth.reoriented(self.config.orientation).rescaled(zoom).array
+        grid = working_grid(turned.grid, self.config)
+        seen = turned.on(grid, fill=None).array
+        self.mapped = relabel(seen, dict(self.config.mapping), keep_others=False)
+        self.truth = truth.reoriented(self.config.orientation).on(grid, fill=None).array
         # Cutouts reach at most half their size beyond the volume.
         pad = [(n // 2 + 1, n // 2 + 1) for n in self.config.cutout_size]
         self.mapped, self.padded_truth = np.pad(self.mapped, pad), np.pad(self.truth, pad)

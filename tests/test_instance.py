@@ -243,6 +243,17 @@ def test_no_label_is_smeared_beyond_the_frame_of_the_model():
     assert out[:, :99].any()
 
 
+def test_the_border_of_the_scan_keeps_its_vertebra():
+    sem, truth = build(Column())
+    low = int(np.argwhere((truth.array > 0) & (sem.array == 49)).max(axis=0)[1]) - 8
+    for rows in range(low - 6, low):
+        scan, known = (v.cropped((slice(0, v.shape[0]), slice(0, rows), slice(0, v.shape[2]))) for v in (sem, truth))
+        oracle = Oracle(scan, known, instance_config(zoom=(2.0, 2.6, 3.0)))
+        found = upsample_instances(predict_instances(scan, oracle, InstanceOptions()), scan).array
+        cut = (scan.array[:, -1] == 49) & (known.array[:, -1] > 0)
+        assert cut.any() and np.all(found[:, -1][cut]), rows
+
+
 @pytest.mark.parametrize("label", [45, 49])
 def test_labels_below_the_last_body_are_no_vertebra(label):
     sem, truth = build(Column())

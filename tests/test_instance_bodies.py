@@ -14,7 +14,7 @@ from phantom_column import Column, build
 from spineps.phases import splitting
 from spineps.phases.chain import spine_of
 from spineps.phases.corpus import find_bodies
-from spineps.phases.splitting import Shape, pieces_in
+from spineps.phases.splitting import Shape, describe, pieces_in
 
 GOLDEN = Path(__file__).parent / "golden" / "instance"
 REFERENCE = (0.75, 0.75, 1.65)
@@ -149,6 +149,29 @@ def test_a_dens_that_is_the_highest_of_all_that_is_labelled_is_no_second_body(to
     assert pieces_in(replace(tall, taper=1.0), (17.6, 3200.0), top=True) == 2
 
 
+def test_what_hangs_on_a_dens_below_a_head_is_no_second_body():
+    """A head: fat above the dens was called body, so C2 did not taper; a localizer: no other whole body in view."""
+    tall = Shape(np.zeros(3), np.array([0.0, 1.0, 0.0]), 48, 12, 9800, False, False, 0, taper=0.9, above=95.0)
+    neck, loin = (23.8, 5300.0), (27.0, 5300.0)
+    assert pieces_in(tall, neck, top=True) == pieces_in(tall, None, top=True) == 1
+    assert (
+        pieces_in(replace(tall, above=20.0), neck, top=True)
+        == pieces_in(tall, neck)
+        == pieces_in(tall, loin, top=True)
+        == 2
+    )
+    assert pieces_in(replace(tall, above=20.0), None, top=True) == pieces_in(tall, None) == 4
+    # C3 has grown to it: three bodies and a dens.
+    assert pieces_in(replace(tall, height=80, volume=16000), neck, top=True) == 2
+
+
+def test_the_space_above_a_body_is_counted_from_the_top_of_the_scan():
+    whole = np.zeros((10, 40, 10), np.uint16)
+    whole[2:8, 10:20, 2:8] = 1
+    assert describe(whole, (1.0, 2.0, 1.0), (0, 40))[1].above == 20.0
+    assert describe(whole, (1.0, 2.0, 1.0), (0, 40), above=25)[1].above == 70.0
+
+
 def test_a_row_of_three_is_not_taken_down_to_what_may_be_several_bodies():
     """A head: C2 with the fat above its dens, C3, and the rest of C4 at the lower end of the scan."""
     whole = np.zeros((30, 60, 30), np.uint16)
@@ -175,6 +198,12 @@ def test_a_brain_stem_above_a_c2_is_no_vertebra():
     zoom, extent = (2.0, 2.0, 2.0), (0, 66)
     assert set(spine_of(whole, zoom, extent, discs)) == {2, 3, 4}
     assert set(spine_of(whole, zoom, extent, [*discs, np.array([10.0, 21.0, 14.0])])) == {1, 2, 3, 4}
+    # Nearer to a C2, only what is not as tall as one is not of the spine.
+    near = whole.copy()
+    near[6:14, 18:22, 6:22] = 1
+    assert set(spine_of(near, zoom, extent, discs)) == {1, 2, 3, 4}
+    near[:, :12][near[:, :12] == 1] = 0
+    assert set(spine_of(near, zoom, extent, discs)) == {2, 3, 4}
     # Bodies of a loin are taller: there the second is two that have grown together.
     assert set(spine_of(whole, (4.0, 4.0, 4.0), extent, discs)) == {1, 2, 3, 4}
 

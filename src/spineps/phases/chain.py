@@ -27,8 +27,8 @@ FAR, ROOM = 1.8, 0.7
 #: Two pieces without a disc between them that reach no further than this are one body (two bodies: 2.3).
 ONE_BODY = 1.25
 #: In a neck, what lies this far (mm), and without a disc, above a body so many times as tall as those below it (C2 with
-#: its dens) is of the skull or the brain.
-SKULL_GAP, C2_TALL = 8.0, 1.6
+#: its dens) is of the skull or the brain; so far if it is no C2 itself.
+SKULL_GAP, SMALL_GAP, C2_TALL = 8.0, 5.0, 1.6
 #: A body cut by the edge of the scan counts from this share of its neighbour's volume on.
 CUT_SHARE = 0.1
 #: The same for a broken body between two discs.
@@ -188,7 +188,8 @@ def _below_skull(chain: list[Candidate], discs: Sequence[np.ndarray]) -> list[Ca
     usual = float(np.median(heights))
     is_c2 = usual < NECK and second.high - second.low >= C2_TALL * usual
     parted = not any(first.high - SLACK < disc[1] < second.low + SLACK for disc in discs)
-    return chain[1:] if is_c2 and parted and _space(first, second) > SKULL_GAP else chain
+    gap = SMALL_GAP if first.high - first.low < C2_TALL * usual else SKULL_GAP
+    return chain[1:] if is_c2 and parted and _space(first, second) > gap else chain
 
 
 def _trimmed(chain: Sequence[Candidate], discs: Sequence[np.ndarray]) -> list[Candidate]:

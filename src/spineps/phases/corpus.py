@@ -48,7 +48,12 @@ class Bodies:
 
 
 def find_bodies(
-    sem: np.ndarray, zoom: Sequence[float], minimum: int = 1, clean: bool = True, solve_merged: bool = True
+    sem: np.ndarray,
+    zoom: Sequence[float],
+    minimum: int = 1,
+    clean: bool = True,
+    solve_merged: bool = True,
+    above: int = 0,
 ) -> Bodies:
     """Every body once.
 
@@ -58,6 +63,7 @@ def find_bodies(
         minimum: voxels below which a body fragment is noise.
         clean: erode before components are taken, so that bodies which touch come apart.
         solve_merged: find and cut bodies that have grown together.
+        above: slices of the scan above ``sem``.
 
     Returns:
         Labels and centres; both empty when there is no body.
@@ -69,7 +75,7 @@ def find_bodies(
     spine = spine_of(whole, zoom, extent, discs)
     core, whole = (relabel(array, spine, keep_others=False) for array in (core, whole))
     if solve_merged:
-        core, whole = _solve_merged(core, whole, zoom, extent, discs)
+        core, whole = _solve_merged(core, whole, zoom, extent, discs, above)
     found = centres(core)
     order = sorted(found, key=lambda i: (-found[i][1], i))
     whole = relabel(whole, {old: new for new, old in enumerate(order, 1)}).astype(np.uint16)
@@ -148,10 +154,11 @@ def _solve_merged(
     zoom: Sequence[float],
     extent: tuple[int, int],
     discs: Sequence[np.ndarray],
+    above: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut every body that is far taller and larger than its neighbours predict, if the pieces look like bodies."""
     core, whole = core.copy(), whole.copy()
-    shapes = describe(whole, zoom, extent)
+    shapes = describe(whole, zoom, extent, above)
     usual = float(np.median([s.volume for s in shapes.values()])) if shapes else 0.0
     # A sliver of C1's ring may lie above the first body.
     top = min((s.place for s in shapes.values() if s.volume > LOST_SHARE * usual), default=0)

@@ -77,15 +77,24 @@ def predict_instances(
     """
     config = model.config
     turned = semantic.reoriented(config.orientation)
-    working = turned.rescaled(config.target_zoom(turned.zoom), order=0).reoriented("PIR")
+    working = turned.on(working_grid(turned.grid, config), order=0, fill=None).reoriented("PIR")
     margin = int(MARGIN / min(working.zoom)) if config.published else mm_to_voxels(MARGIN, working.zoom)
     box = bounding_box(working.array, margin)
     out = np.zeros(working.shape, np.uint16)
     if box is None:
         raise EmptyError("The semantic mask is empty.", "Check that the image shows a spine.")
-    separate = _as_published if config.published else _one_per_body
-    out[box] = separate(working.cropped(box), model, options, progress)
+    part = working.cropped(box)
+    if config.published:
+        out[box] = _as_published(part, model, options, progress)
+    else:
+        out[box] = _one_per_body(part, model, options, progress, box[1].start)
     return Volume(out, working.affine)
+
+
+def working_grid(grid: Grid, config: InferenceConfig) -> Grid:
+    """The grid that a model wants: all of the field of view, or 2.1.3's, which may end before the last slice."""
+    zoom = config.target_zoom(grid.zoom)
+    return grid.rescaled(zoom) if config.published else grid.covering(zoom)
 
 
 def _as_published(
@@ -109,7 +118,7 @@ def _as_published(
 
 
 def _one_per_body(
-    semantic: Volume, model: InstanceNetwork, options: InstanceOptions, progress: Progress | None
+    semantic: Volume, model: InstanceNetwork, options: InstanceOptions, progress: Progress | None, above: int
 ) -> np.ndarray:
     sem, zoom, config = semantic.array, semantic.zoom, model.config
     bodies = find_bodies(
@@ -118,6 +127,7 @@ def _one_per_body(
         minimum=_threshold(config.corpus_size_cleaning, config, zoom),
         clean=options.corpus_clean,
         solve_merged=options.detect_and_solve_merged_corpi,
+        above=above,
     )
     if not len(bodies.centres):
         raise _no_body()

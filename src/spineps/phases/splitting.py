@@ -34,6 +34,11 @@ NOTCH = 0.9
 #: The top body of a neck (neighbours lower than this, mm), whose upper third is so much slimmer than its lower third,
 #: is a C2: its dens is as high as so many bodies.
 NECK, DENS_TAPER, DENS_HEIGHTS = 22.0, 0.75, 1.4
+#: Where so much of the scan (mm) lies above the top body, the spine ends there: of a neck (with bodies up to so high in
+#: a tall person) it is a C2, whatever hangs on its dens (47 mm in a head in T1w, with the fat above it).
+HEAD_ABOVE, TALL_NECK = 35.0, 26.0
+#: Alone below the skull, a body no deeper than this and so high (mm) is a C2 with its dens.
+NECK_DEPTH, C2_HEIGHTS = 20.0, (34.0, 55.0)
 #: Disc height as a share of body height where it cannot be measured (0.2 thoracic to 0.35 lumbar).
 DISC_SHARE = 0.25
 
@@ -52,6 +57,7 @@ class Shape:
         shallow: touches its front or rear end, so that ``depth`` is not the body's.
         place: rank from the top.
         taper: volume of the upper third over that of the lower third.
+        above: mm of the scan above it.
     """
 
     centre: np.ndarray
@@ -63,10 +69,18 @@ class Shape:
     shallow: bool
     place: int
     taper: float = 1.0
+    above: float = 0.0
 
 
-def describe(whole: np.ndarray, zoom: Sequence[float], extent: tuple[int, int]) -> dict[int, Shape]:
-    """Measures of every body of a label array (PIR); ``extent``: slices along axis 1 that the scan covers."""
+def describe(whole: np.ndarray, zoom: Sequence[float], extent: tuple[int, int], above: int = 0) -> dict[int, Shape]:
+    """Measures of every body of a label array (PIR).
+
+    Args:
+        whole: body numbers.
+        zoom: voxel size in mm.
+        extent: slices along axis 1 that hold labels.
+        above: slices of the scan above the array.
+    """
     scale = np.asarray(zoom, float)
     middle = centres(whole)
     order = sorted(middle, key=lambda i: (middle[i][1], i))
@@ -88,6 +102,7 @@ def describe(whole: np.ndarray, zoom: Sequence[float], extent: tuple[int, int]) 
             shallow=box[0].start == 0 or box[0].stop == whole.shape[0],
             place=place,
             taper=float((along < first).sum() + 1) / float((along > last).sum() + 1),
+            above=float((box[1].start + above) * zoom[1]),
         )
     return shapes
 
@@ -117,9 +132,13 @@ def pieces_in(
         # Nothing to compare with: only the shape itself can tell, or its height where the scan cuts the depth.
         if aspect <= SURE_ASPECT or (shape.shallow and shape.height < TALLEST):
             return 1
+        below_skull = top and shape.above > HEAD_ABOVE and shape.depth < NECK_DEPTH
+        if below_skull and C2_HEIGHTS[0] < shape.height < C2_HEIGHTS[1]:
+            return 1
         return max(round(shape.height / PITCH) if shape.shallow else _number(aspect / USUAL_ASPECT), 2)
     height, volume = prediction
-    has_dens = top and height < NECK and shape.taper < DENS_TAPER
+    slim = height < NECK and shape.taper < DENS_TAPER
+    has_dens = top and (slim or (height < TALL_NECK and shape.above > HEAD_ABOVE))
     heights = shape.height / height - (DENS_HEIGHTS if has_dens else 0.0)
     ratio = min(_bodies(heights), shape.volume / volume)
     if aspect < LEAST_ASPECT or ratio < (MERGED_AROUND_DISC if disc_inside else MERGED):

@@ -129,7 +129,7 @@ def dural_sac(spec: SpineSpec, space: SpineSpace, rng: np.random.Generator) -> S
     grey = cord & ((np.abs(u) < 0.22 + 0.3 * np.abs(v)) & (np.abs(v) < 0.45))
     # The bundle begins around the cone, loses roots at each level, and sinks to the back.
     bunched = smoothstep((line.key - np.float32(canal.conus) + 1.2) / 1.2)
-    share = bunched * np.interp(line.key, [canal.conus, max(canal.sac_end, canal.conus + 1)], [1.0, 0.6])
+    share = bunched * np.interp(line.key, [canal.conus, max(canal.sac_end, canal.conus + 1)], [1.0, 0.3])
     deep_share, wide_share = (low + high * canal.cauda for low, high in ((0.22, 0.5), (0.42, 0.6)))
     bundle_depth = np.maximum(half_depth * np.minimum(deep_share * share, 0.9), 0.05)
     bundle_width = np.maximum(half_width * np.minimum(wide_share * share, 0.9), 0.05)

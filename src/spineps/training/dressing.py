@@ -235,7 +235,7 @@ class Dressing:
         wide = np.minimum(np.interp(key, m.CORD_KEYS, m.CORD_WIDTH) / 2, 0.43 * width) * taper
         room = np.interp(key, [1, 6, 12, 16, 19, 21], [0, -0.15, -0.3, 0, 0.3, 0.4]) * (half_depth - deep)
         cord = sac & (key < CONUS)[None, :, None] & (self._radius(middle + room, deep, wide) < 1)
-        share = np.clip((key - CONUS + 1.2) / 1.2, 0, 1) * np.interp(key, [CONUS, SAC_END], [1.0, 0.6])
+        share = np.clip((key - CONUS + 1.2) / 1.2, 0, 1) * np.interp(key, [CONUS, SAC_END], [1.0, 0.3])
         bundle_depth = half_depth * rng.uniform(0.3, 0.65) * share
         sunk = rng.uniform(0.2, 0.95) * (half_depth - bundle_depth)
         bundle = self._radius(middle + sunk, bundle_depth, width / 2 * rng.uniform(0.5, 0.85) * share) < 1

@@ -17,7 +17,7 @@ from spineps.models.scaling import spread, standardise
 from spineps.training.cache import FULL, GREY_STEP, PLATE, UNKNOWN, Cache, refuse_held_out
 from spineps.training.chance import Chance
 from spineps.training.config import TrainingConfig
-from spineps.training.intensity import random_look, recoloured
+from spineps.training.intensity import coarser, random_look, recoloured
 from spineps.training.warp import inside, sample, sampling_points
 
 #: Coarse labels of real scans.
@@ -78,7 +78,7 @@ class SyntheticFeed:
         labels = self._classes[warped[1].long()]
         if flip:
             labels = self._mirror[labels]
-        image = spread(self._painter(warped[0], warped[2], config.zoom, chance))
+        image = spread(coarser(chance, self._painter(warped[0], warped[2], config.zoom, chance), config.zoom))
         # The painter has its own scanner faults; a second layer of them now and then.
         image = random_look(chance, image, config.zoom) if chance.happens(0.25) else standardise(image)
         return image, labels, inside(points, maps.shape[1:])
@@ -133,6 +133,7 @@ class RealFeed:
         if k in self._deep and chance.happens(0.5):
             # Real bone in a contrast that nobody scanned: what a CT shows of shapes holds for any image.
             image = recoloured(chance, image)
+        image = coarser(chance, image, config.zoom)
         return random_look(chance, image, config.zoom, across=1 if k in self._deep else 2), labels, valid
 
 
@@ -178,7 +179,7 @@ class AnatomyFeed:
         box = chunk[:, low[0] : high[0], low[1] : high[1], low[2] : high[2]]
         offset = torch.tensor(low, dtype=points.dtype, device=points.device)
         tissue, labels, instance = sample(box, points - offset, nearest=True).to(torch.uint8)
-        image = spread(self._painter(tissue, instance, config.zoom, chance))
+        image = spread(coarser(chance, self._painter(tissue, instance, config.zoom, chance), config.zoom))
         image = random_look(chance, image, config.zoom) if chance.happens(0.25) else standardise(image)
         valid &= labels != UNKNOWN
         return image, with_plates(labels.long().masked_fill(labels == UNKNOWN, 0)), valid
