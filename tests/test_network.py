@@ -68,7 +68,7 @@ def test_engines_agree_on_the_bundled_weights() -> None:
     pytest.importorskip("torch")
     x = np.random.default_rng(3).standard_normal((1, 1, 32, 48, 16)).astype(np.float32)
     folder = BUNDLED / "semantic"
-    one = load_network(folder, "openvino", threads=1)(x)
+    one = load_network(folder, "openvino", threads=1, precision="f32")(x)
     two = load_network(folder, "torch", device="cpu")(x)
     assert np.abs(probabilities(one) - probabilities(two)).max() < 1e-3
 

@@ -104,13 +104,14 @@ def test_whole_spine_has_the_whole_chain_in_order(thoracic: int, lumbar: int) ->
 
 def test_cord_ends_at_the_conus_and_its_roots_go_on_in_the_sac() -> None:
     p = whole(12)
-    rows = {v: np.argwhere(p.instance == v)[:, 1].mean() for v in (18, 22, 26)}
+    rows = {v: np.argwhere(p.instance == v)[:, 1].mean() for v in (18, 22, 24)}
     cord = np.argwhere(np.isin(p.tissue, (Tissue.CORD, Tissue.CORD_GREY)))[:, 1]
     assert rows[18] < cord.max() < rows[22]
     # One class, as in annotated scans: below the conus the bundle of roots.
     labelled, canal = p.semantic == anatomy.CORD, p.semantic == anatomy.CANAL
     filled = np.flatnonzero(labelled.any((0, 2)))
-    assert (np.diff(filled) == 1).all() and filled[-1] > rows[22]
+    # At the sacrum the bundle is thinner than these voxels.
+    assert (np.diff(filled[filled < rows[24]]) == 1).all() and filled[-1] > rows[24]
     assert np.flatnonzero(canal.any((0, 2)))[-1] < p.grid.shape[1] - 1
     below = np.arange(p.grid.shape[1])[None, :, None] > cord.max()
     roots = p.tissue == Tissue.CAUDA

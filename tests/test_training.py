@@ -92,7 +92,7 @@ def test_it_learns_and_the_weights_run_in_the_default_engine(caches, optimiser) 
     trainer.save(caches / "run" / "checkpoint.pt")
     export(caches / "run" / "checkpoint.pt", caches / "model")
     x = np.random.default_rng(0).standard_normal((1, 1, 16, 16, 8)).astype(np.float32)
-    answer = load_network(caches / "model", "openvino", threads=1)(x)
+    answer = load_network(caches / "model", "openvino", threads=1, precision="f32")(x)
     trainer.params = trainer.average
     expected = trainer.network(torch.from_numpy(x)).detach().numpy()
     assert np.abs(answer - expected).max() < 0.05

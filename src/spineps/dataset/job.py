@@ -204,8 +204,8 @@ def stage_keys(job: Job, input_sha256: str) -> dict[str, str]:
 
 
 def identity(model: Model) -> str:
-    """What decides a model's answers: its files, and the arithmetic where it is not the usual one."""
-    if model.precision in (None, "f32"):
+    """What decides a model's answers: its files, and the arithmetic where one was asked for."""
+    if model.precision is None:
         return model.fingerprint
     return hashlib.sha256(f"{model.fingerprint} {model.precision}".encode()).hexdigest()
 

@@ -60,7 +60,8 @@ def load_network(
         device: torch device such as ``"cuda"``, ``"mps"`` or ``"cpu"``; None takes the best.
         threads: CPU threads; None takes ``OMP_NUM_THREADS``, else all cores.
         fold: of an nnU-Net; None takes the config's first.
-        precision: of the arithmetic, ``"f32"`` (None means that) or ``"bf16"``, faster where the machine has it.
+        precision: of the arithmetic, ``"f32"`` or ``"bf16"``, faster where the machine has it.  None is bf16 for our
+            own models on a processor that has it (they were trained in it), else f32.
 
     Raises:
         OptionError: unknown engine or precision, or torch wanted but not installed.
@@ -88,7 +89,7 @@ def load_network(
         from spineps.inference.openvino_engine import OpenVinoNetwork
 
         source = load_weights(folder / WEIGHTS_FILE) if own else published_graph(folder, config, fold)
-        network = OpenVinoNetwork(*source, threads, precision)
+        network = OpenVinoNetwork(*source, threads, precision or ("auto" if own else "f32"))
     logger.info("%s runs on %s", folder.name, network.device_name)
     return network
 

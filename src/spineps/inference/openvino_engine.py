@@ -120,24 +120,25 @@ class OpenVinoNetwork:
         spec: Spec,
         source: Mapping[str, np.ndarray] | Path,
         threads: int | None = None,
-        precision: str | None = None,
+        precision: str = "f32",
     ) -> None:
-        """Args: ``source`` is parameters by name or a file of :func:`save_graph`; ``precision`` "f32" or "bf16"."""
+        """Args: ``source`` is parameters by name or a file of :func:`save_graph`; ``precision`` bf16, f32 or auto."""
         self.spec = spec
         self._source = source
         self._core = ov.Core()
-        if precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        able = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bf16" and not able:
             logger.warning("This processor has no bfloat16: float32 is used.")
-            precision = None
+        precision = "bf16" if able and precision != "f32" else "f32"
         self._config: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": precision or "f32",
+            "INFERENCE_PRECISION_HINT": precision,
             "PERFORMANCE_HINT": "LATENCY",
         }
         if count := threads or _threads_from_environment():
             self._config["INFERENCE_NUM_THREADS"] = count
         used = f"{count} thread{'s' if count > 1 else ''}" if count else "all cores"
         version = ".".join(ov.__version__.split(".")[:2])
-        self.device_name = f"CPU (OpenVINO {version}, {used}, {precision or 'f32'})"
+        self.device_name = f"CPU (OpenVINO {version}, {used}, {precision})"
         self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 
     def __call__(self, x: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:

@@ -41,7 +41,7 @@ class Model:
         engine: see :func:`spineps.inference.engine.load_network`.
         device: torch device, None for the best.
         threads: CPU threads, None for all.
-        precision: of the network's arithmetic, None for float32.
+        precision: of the network's arithmetic, see :func:`spineps.inference.engine.load_network`.
     """
 
     name: str

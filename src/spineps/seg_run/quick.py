@@ -128,7 +128,7 @@ def segment(
             by what the masks show, without a network.
         use_cpu: never use a GPU.
         threads: CPU threads; None takes all.
-        precision: of the networks, ``"f32"`` (as None) or ``"bf16"``.
+        precision: of the networks, ``"f32"`` or ``"bf16"``; None: see :func:`spineps.inference.engine.load_network`.
         output_in_memory: write nothing.
         derivative_name: see :func:`process_img_nii`.
         override: do everything again, or only the named stages ("semantic", "instance", "final").

@@ -131,8 +131,10 @@ def dural_sac(spec: SpineSpec, space: SpineSpace, rng: np.random.Generator) -> S
     bunched = smoothstep((line.key - np.float32(canal.conus) + 1.2) / 1.2)
     share = bunched * np.interp(line.key, [canal.conus, max(canal.sac_end, canal.conus + 1)], [1.0, 0.3])
     deep_share, wide_share = (low + high * canal.cauda for low, high in ((0.22, 0.5), (0.42, 0.6)))
-    bundle_depth = np.maximum(half_depth * np.minimum(deep_share * share, 0.9), 0.05)
-    bundle_width = np.maximum(half_width * np.minimum(wide_share * share, 0.9), 0.05)
+    # The last roots are a millimetre thick: thinner, they would come apart into specks.
+    least = np.minimum(0.05 + 0.9 * bunched, 0.9 * half_depth)
+    bundle_depth = np.maximum(half_depth * np.minimum(deep_share * share, 0.9), least)
+    bundle_width = np.maximum(half_width * np.minimum(wide_share * share, 0.9), least)
     sunk = rng.uniform(0.2, 0.95) * (half_depth - bundle_depth)
     u = (a - space.at(middle + sunk, box)) / space.at(bundle_depth, box)
     v = b / space.at(bundle_width, box)
