@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 #: Called with (phase, done, total); ``total`` is 1 for phases that cannot tell how far they are.
 Progress = Callable[[str, int, int], None]
-PHASES = ("preprocess", "semantic", "instance", "postprocess", "labeling", "points")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from spineps.outputs.writer import fingerprint
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("semantic", "instance", "final")
 FORMAT = 1
 
 

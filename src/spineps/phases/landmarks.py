@@ -27,7 +27,7 @@ RARE = 1.0
 #: As good as impossible.
 NEVER = 3.0
 
-C1, C2, L1, L4, L5, L6 = (INDEX[v] for v in (1, 2, 20, 23, 24, 25))
+C1, C2, L5 = (INDEX[v] for v in (1, 2, 24))
 
 # Mean distance to the next body's centre, C1 .. T12, T13, L1 .. L6, in mm: Panjabi 1991/92 raised by 5-10 % to living
 # adults, discs from CT and MR series (see synth/morphometry.py); C1, T13 and L6 are guessed from their neighbours.

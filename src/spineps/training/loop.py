@@ -128,10 +128,6 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             return forward(self.config.network, TorchOps(), self.params, x)
 
-    def averaged(self) -> dict[str, np.ndarray]:
-        """The averaged weights, float32."""
-        return {name: p.cpu().numpy().copy() for name, p in self.average.items()}
-
     def save(self, path: Path) -> None:
         """Everything that a resumed run needs.  Draws need no state: they follow from (seed, step)."""
         path.parent.mkdir(parents=True, exist_ok=True)

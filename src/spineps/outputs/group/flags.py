@@ -70,7 +70,6 @@ FLAGS = (
     ),
     Flag("unnamed", "not named", "vertebrae were numbered from the top, not named", 1),
 )
-SEVERITY = {flag.code: flag.severity for flag in FLAGS}
 
 
 class Cohort:
