@@ -14,7 +14,7 @@ from phantom_column import Column, build
 from spineps.phases import splitting
 from spineps.phases.chain import spine_of
 from spineps.phases.corpus import find_bodies
-from spineps.phases.splitting import Shape, describe, pieces_in
+from spineps.phases.splitting import Shape, describe, expected, pieces_in
 
 GOLDEN = Path(__file__).parent / "golden" / "instance"
 REFERENCE = (0.75, 0.75, 1.65)
@@ -163,6 +163,15 @@ def test_what_hangs_on_a_dens_below_a_head_is_no_second_body():
     assert pieces_in(replace(tall, above=20.0), None, top=True) == pieces_in(tall, None) == 4
     # C3 has grown to it: three bodies and a dens.
     assert pieces_in(replace(tall, height=80, volume=16000), neck, top=True) == 2
+
+
+def test_a_c2_where_the_labels_end_is_a_neighbour_if_the_scan_goes_on():
+    """A head in view to C4: C2 at the top of the labels, C4 cut by the scan, and C3 stood alone and was cut in two."""
+    c2 = Shape(np.zeros(3), np.array([0.0, 1.0, 0.0]), 48, 13, 8100, True, False, 0, taper=0.4, above=150.0)
+    c3, c4 = (replace(c2, height=h, volume=v, place=k, above=200.0) for h, v, k in ((20, 3500, 1), (12, 2800, 2)))
+    assert expected(replace(c3, cut=False), [c2, c4]) == pytest.approx((48, 8100))
+    assert expected(replace(c3, cut=False), [replace(c2, above=0.0), c4]) is None
+    assert pieces_in(replace(c3, cut=False), (48, 8100)) == 1 < pieces_in(replace(c3, cut=False), None)
 
 
 def test_the_space_above_a_body_is_counted_from_the_top_of_the_scan():

@@ -40,7 +40,7 @@ from spineps.phases.landmarks import (
     size_evidence,
 )
 from spineps.phases.scores import relation_costs, score_table, t13_costs
-from spineps.phases.solver import INDEX, N_STATES, Rules, best_path, to_states
+from spineps.phases.solver import INDEX, N_STATES, STATES, Rules, best_path, to_states
 from spineps.volume import Volume
 
 GOLDEN = Path(__file__).parent / "golden" / "labeling.npz"
@@ -397,20 +397,25 @@ def test_a_vertebra_that_was_not_found_keeps_its_name() -> None:
     assert any("missing below L1" in note for note in naming.notes)
 
 
-@pytest.mark.parametrize(("other", "ambiguous"), [(0.45, True), (0.1, False)])
-def test_names_below_a_gap_that_may_hold_one_or_two_are_a_guess(other: float, ambiguous: bool) -> None:
-    sem, inst = spine(real_pitch("T2", 6))
+@pytest.mark.parametrize(
+    ("other", "first", "sacrum", "ambiguous"),
+    [(0.1, "C2", True, False), (0.45, "C2", True, True), (0.1, "C2", False, True), (0.1, "T2", True, True)],
+)
+def test_names_beyond_a_gap_are_a_guess_unless_both_ends_are_held(other, first, sacrum, ambiguous) -> None:
+    sem, inst = spine(real_pitch(first, 6))
     bodies = measure_bodies(sem.array, inst.array, inst.grid)
     cost = np.zeros((6, N_STATES))
-    fixed = INDEX[VERTEBRA_IDS["T2"]] + np.arange(4)
+    fixed = INDEX[VERTEBRA_IDS[first]] + np.arange(6)
     cost[:4] = 60.0
-    cost[np.arange(4), fixed] = 0.0
+    cost[np.arange(4), fixed[:4]] = 0.0
     gaps = np.full((5, 3), 60.0)
     gaps[:, 0] = 0.0
     gaps[3] = 60.0, 0.0, TEMPERATURE * np.log((1 - other) / other)
-    naming = _read(_Problem(cost, None, Rules(first=1), gaps), bodies, None, True, [], LIKELY)
-    assert names(naming) == ["T2", "T3", "T4", "T5", "T7", "T8"]
-    assert naming.ambiguous == ambiguous and any("missing below T5" in note for note in naming.notes)
+    naming = _read(_Problem(cost, None, Rules(first=1), gaps), bodies, None, True, [], LIKELY, from_below=sacrum)
+    wanted = [VERTEBRA_NAMES[STATES[k]] for k in (*fixed[:4], fixed[4] + 1, fixed[5] + 1)]
+    assert names(naming) == wanted and naming.ambiguous == ambiguous
+    assert any(f"missing below {wanted[3]}" in note for note in naming.notes)
+    assert any("nearly as likely" in note for note in naming.notes) == (other > 0.3)
 
 
 def test_a_gap_before_the_sacrum_is_counted() -> None:

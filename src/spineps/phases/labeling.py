@@ -359,7 +359,7 @@ def _read(
 ) -> Naming:
     """The best path as names; below ``least`` (median probability) they are ambiguous with a landmark, too.
 
-    So they are where one seems to be missing and any name has less.  ``from_below``: the sacrum is the landmark.
+    Where one seems to be missing, every name must have it, and landmarks hold both ends (``from_below``: the sacrum).
     """
     path, probability = problem.solve()
     rows = [INDEX[v] for v in path.ids]
@@ -380,6 +380,7 @@ def _read(
     landmark = bool(boundary or decisive)
     likely = list(confidence.values())
     doubtful = float(min(likely) if any(missing) else np.median(likely)) < least
+    open_gap = least > 0 and any(missing) and not (from_below and path.ids[0] <= 2)
     if boundary:
         notes.append(boundary)
     elif from_below and path.ids[0] > 2:
@@ -389,7 +390,7 @@ def _read(
     if not landmark:
         notes.append("no trusted landmark (sacrum, C2, boundary between regions) fixes the names: a best guess")
     ids = {b.id: v for b, v in zip(bodies, path.ids, strict=True)}
-    naming = Naming(ids, confidence, alternatives, doubtful or not landmark, tuple(notes))
+    naming = Naming(ids, confidence, alternatives, doubtful or open_gap or not landmark, tuple(notes))
     _log(naming)
     return naming
 

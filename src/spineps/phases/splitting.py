@@ -110,10 +110,13 @@ def describe(whole: np.ndarray, zoom: Sequence[float], extent: tuple[int, int], 
 def expected(shape: Shape, others: Sequence[Shape]) -> tuple[float, float] | None:
     """(height, volume) that the neighbours predict; None when the scan cuts all of them.
 
+    Where labels end far below the upper end of the scan, it cuts nothing: such a top body counts if there is no other.
+
     The median of the straight lines through pairs of neighbours (Theil-Sen, in logarithms) is not moved by one further
     outlier, and follows the growth of bodies from neck to loin.
     """
-    near = [s for s in others if not s.cut and abs(s.place - shape.place) <= NEIGHBOURHOOD]
+    near = [s for s in others if abs(s.place - shape.place) <= NEIGHBOURHOOD]
+    near = [s for s in near if not s.cut] or [s for s in near if s.place < shape.place and s.above > HEAD_ABOVE]
     if not near:
         return None
     places = np.array([s.place for s in near], float)
