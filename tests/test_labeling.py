@@ -524,6 +524,8 @@ def test_a_dens_cut_off_its_body_makes_no_name_sure(slim: float, height: float, 
     naming = _with_counting_doubt(Naming({n: 7 + n for n in range(1, 6)}), rows)
     assert naming.ambiguous == told and any("dens of C2 alone" in note for note in naming.notes) == told
     assert not dens_alone(rows[:2]), "nothing to compare it with"
+    loin = _with_counting_doubt(Naming({n: 17 + n for n in range(1, 6)}), rows)
+    assert not any("dens of C2 alone" in note for note in loin.notes), "T11, half of it seen, is no dens"
 
 
 def test_of_several_pieces_above_c2_only_the_nearest_is_c1() -> None:

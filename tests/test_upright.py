@@ -114,4 +114,8 @@ def test_a_mask_tells_a_turned_image(region: str, zoom) -> None:
     assert not looks_turned(mask) and not looks_turned(own.with_array(np.zeros_like(own.array)))
     assert looks_turned(own.with_array(own.array[:, ::-1].copy())) == (region != "cervical")
     arches = (own.array >= 41) & (own.array <= 48)
-    assert looks_turned(own.with_array(np.where(arches, 0, own.array)))
+    bare = own.with_array(np.where(arches, 0, own.array))
+    assert looks_turned(bare)
+    middle = round(float(np.argwhere(own.array == 49)[:, 2].mean()))
+    slab = bare.cropped((slice(0, bare.shape[0]), slice(0, bare.shape[1]), slice(middle - 2, middle + 3)))
+    assert looks_turned(slab) == (region == "cervical"), "a slab above a sacrum lacks arches"

@@ -68,8 +68,8 @@ TRUST, DOUBT, TRUST_T13 = 0.3, 0.05, 0.3
 #: Two next vertebrae are never as far apart as so many times the mean of adults (1,013 pairs of generated people: at
 #: most 1.23; two bodies taken for one beside a single one: 1.5).
 TOO_FAR = 1.4
-#: A narrower scan (mm from left to right) shows no ribs.
-RIBS_MM = 40.0
+#: A narrower scan (mm from left to right) shows no ribs; no row from below T4 on begins in a neck.
+RIBS_MM, NECK_END = 40.0, INDEX[11]
 #: Tins & Balain, Insights Imaging 2016 (7.7 % of 418 people); Yan et al., J Orthop Surg Res 2018 (9.6 % of 293).
 VARIANTS = (
     "counted from the sacrum alone: one person of twelve has a vertebra more or fewer, which only a wider scan shows"
@@ -161,7 +161,7 @@ def _with_counting_doubt(naming: Naming, bodies: list[Body], heads: Heads | None
         notes.append(
             f"the vertebra below {', '.join(far)} is further away than in any person: one of two may not be separate"
         )
-    if dens_alone(bodies):
+    if rows[0] <= NECK_END and dens_alone(bodies):
         notes.append("the first body looks like the dens of C2 alone: C2 may be cut in two, and all names one off")
     return replace(naming, ambiguous=True, notes=(*naming.notes, *notes)) if notes else naming
 
