@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from spineps.anatomy import CLASS_MIRROR
 from spineps.inference.network import NetSpec
 from spineps.inference.resample import argmax_on_grid, entropy_on_grid, to_model_grid, without_mixtures
-from spineps.inference.sliding import busy_box, focused_window, sliding_window, softmax, tile_starts
+from spineps.inference.sliding import _wider, busy_box, focused_window, sliding_window, softmax, tile_starts
 from spineps.volume import Grid, Volume
 
 
@@ -232,3 +232,12 @@ def test_model_grid_keeps_linear_ramps_and_smooths_stripes() -> None:
     stripes = image.with_array(np.ascontiguousarray(x % 2))
     assert to_model_grid(stripes, (1.5, 1.5, 1.5)).array[3:-3].std() < 0.2
     assert to_model_grid(stripes, (1.5, 1.5, 1.5), antialias=False).array[3:-3].std() > 0.4
+
+
+def test_the_box_grows_sooner_along_the_spine() -> None:
+    found = np.zeros((20, 40, 20), bool)
+    found[4:16, 4:36, 4:16] = True
+    box, shape = (slice(10, 30), slice(30, 70), slice(10, 30)), (40, 100, 40)
+    stance = (1, (1.0, 1.0, 1.0))
+    assert _wider(found, box, shape, (8, 16, 8), stance) == (slice(10, 30), slice(22, 78), slice(10, 30))
+    assert _wider(found, box, shape, (8, 16, 8), None) == box

@@ -18,8 +18,9 @@ SIGMA = 0.22
 FIRST_STEP, SMALL_PART, MARGIN, MARGIN_MM = 0.9, 0.05, 12, 18.0
 #: A part beside the largest one (a shoulder blade, a hip) is no spine unless it has this share of its size.
 BESIDE_PART = 0.6
-#: Voxels from a side of the box within which something may go on beyond it.
-NEAR = 3
+#: Voxels from a side of the box within which something may go on beyond it; and along the spine (in the dark of a coil
+#: it ended 3 before the box did, and four vertebrae were lost).
+NEAR, NEAR_ALONG = 3, 5
 #: One tile may be this much longer than the patch rather than two overlapping by half.
 STRETCH = 1.35
 
@@ -178,9 +179,10 @@ def _wider(found: np.ndarray, box: Box, shape: Sequence[int], patch: Sequence[in
     if inside is None:
         return box
     sides = []
-    for had, part, n, p in zip(box, inside, shape, patch, strict=True):
-        low = had.start - (p // 2 if part.start < NEAR else 0)
-        high = had.stop + (p // 2 if had.stop - had.start - part.stop < NEAR else 0)
+    for axis, (had, part, n, p) in enumerate(zip(box, inside, shape, patch, strict=True)):
+        near = NEAR_ALONG if stance and axis == stance[0] else NEAR
+        low = had.start - (p // 2 if part.start < near else 0)
+        high = had.stop + (p // 2 if had.stop - had.start - part.stop < near else 0)
         sides.append(slice(max(low, 0), min(high, n)))
     return sides[0], sides[1], sides[2]
 
