@@ -77,12 +77,13 @@ def main() -> None:
     parser.add_argument("--abdomen", type=Path)
     parser.add_argument("--model", type=Path, default=BUNDLED / "semantic")
     parser.add_argument("--engine", default="auto")
+    parser.add_argument("--precision", choices=("f32", "bf16"))
     parser.add_argument("--step", type=float)
     parser.add_argument("--patch", nargs=3, type=int)
     parser.add_argument("--zoom", nargs=3, type=float)
     parser.add_argument("--tta", action=argparse.BooleanOptionalAction)
     args = parser.parse_args()
-    model = get_actual_model(args.model, engine=args.engine)
+    model = get_actual_model(args.model, engine=args.engine, precision=args.precision)
     assert isinstance(model, SemanticModel)
     config = model.config
     if args.patch:

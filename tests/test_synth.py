@@ -110,8 +110,10 @@ def test_cord_ends_at_the_conus_and_its_roots_go_on_in_the_sac() -> None:
     # One class, as in annotated scans: below the conus the bundle of roots.
     labelled, canal = p.semantic == anatomy.CORD, p.semantic == anatomy.CANAL
     filled = np.flatnonzero(labelled.any((0, 2)))
-    # At the sacrum the bundle is thinner than these voxels.
+    # At the sacrum the bundle is thinner than these voxels; in the network's it is whole.
     assert (np.diff(filled[filled < rows[24]]) == 1).all() and filled[-1] > rows[24]
+    fine = render(p.spec, field_of_view((150, 560, 90), (1.5, 1.5, 1.5))).semantic == anatomy.CORD
+    assert (np.diff(np.flatnonzero(fine.any((0, 2)))) == 1).all()
     assert np.flatnonzero(canal.any((0, 2)))[-1] < p.grid.shape[1] - 1
     below = np.arange(p.grid.shape[1])[None, :, None] > cord.max()
     roots = p.tissue == Tissue.CAUDA

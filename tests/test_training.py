@@ -24,7 +24,7 @@ from spineps.training.chance import Chance  # noqa: E402
 from spineps.training.config import TrainingConfig, Warp  # noqa: E402
 from spineps.training.export import averaged_weights, export, initial_weights  # noqa: E402
 from spineps.training.feed import RealFeed, SyntheticFeed, class_lookup, with_plates  # noqa: E402
-from spineps.training.intensity import random_look, thick_slices  # noqa: E402
+from spineps.training.intensity import coarser, random_look, thick_slices  # noqa: E402
 from spineps.training.loop import Trainer, widened  # noqa: E402
 from spineps.training.loss import coarse_loss, full_loss, group_matrix  # noqa: E402
 from spineps.training.muon import orthogonal  # noqa: E402
@@ -300,6 +300,15 @@ def test_looks_are_standardised_and_vary() -> None:
     for look in looks:
         assert torch.isfinite(look).all() and abs(float(look.mean())) < 1e-3 and abs(float(look.std()) - 1) < 1e-2
     assert not torch.equal(looks[0], looks[1])
+
+
+def test_one_image_in_three_is_made_coarser() -> None:
+    image = torch.rand(12, 12, 8, generator=torch.Generator().manual_seed(0))
+    made = [coarser(Chance.of(CPU, k), image, (1.25, 1.25, 1.5)) for k in range(200)]
+    blurred = [m for m in made if not torch.equal(m, image)]
+    assert 45 < len(blurred) < 90 and all(m.shape == image.shape and m.std() < image.std() for m in blurred)
+    flat = torch.ones(12, 12, 8)
+    assert all(torch.allclose(coarser(Chance.of(CPU, k), flat, (1.25, 1.25, 1.5)), flat, atol=1e-5) for k in range(8))
 
 
 def test_thick_slices_keep_flat_images_and_blur_edges() -> None:
