@@ -566,7 +566,7 @@ def test_sizes_alone_give_a_best_guess_and_doubt(first: str, stature: float) -> 
     naming = ask(spine(real_pitch(first, 7, stature)))
     guess = INDEX[next(iter(naming.ids.values()))]
     assert abs(guess - INDEX[VERTEBRA_IDS[first]]) <= 2
-    assert naming.ambiguous and "best guess" in naming.notes[-1]
+    assert naming.ambiguous and any("best guess" in note for note in naming.notes)
     assert max(naming.confidence.values()) < 0.97
 
 
@@ -672,3 +672,19 @@ def test_a_landmark_does_not_make_a_row_sure_when_another_reading_is_as_likely(o
     naming = _read(problem, bodies, None, True, [], LIKELY)
     assert naming.ambiguous == ambiguous and any("nearly as likely" in note for note in naming.notes) == ambiguous
     assert not _read(problem, bodies, None, True, []).ambiguous
+
+
+@pytest.mark.parametrize(("seen", "other", "sure"), [(0.7, 0.2, False), (0.95, 0.2, True), (0.7, 0.02, True)])
+def test_a_boundary_alone_must_be_clear_or_its_names_likely(seen: float, other: float, sure: bool) -> None:
+    sem, inst = spine(real_pitch("T7", 6))
+    bodies = measure_bodies(sem.array, inst.array, inst.grid)
+    places = np.arange(6) + INDEX[VERTEBRA_IDS["T7"]]
+    share = np.full((6, N_STATES), 1e-9)
+    share[np.arange(6), places], share[np.arange(6), places - 1] = 1 - other, other
+    relation = np.zeros((6, 6))
+    relation[5, 3] = seen  # the last row as T12
+    problem = _Problem(-TEMPERATURE / 6 * np.log(share), None, Rules(first=1), np.zeros((5, 1)))
+    naming = _read(problem, bodies, {"VERTREL": relation}, False, [], LIKELY)
+    assert names(naming)[5] == "T12" and naming.ambiguous != sure
+    assert any("network's word" in note for note in naming.notes) != sure
+    assert not _read(problem, bodies, {"VERTREL": relation}, True, [], LIKELY).ambiguous

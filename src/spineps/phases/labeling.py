@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spineps.anatomy import T13, VERTEBRA_NAMES
+from spineps.anatomy import SACRUM, T13, VERTEBRA_NAMES
 from spineps.options import LabelingOptions
 from spineps.phases.cutouts import SMALLEST_BODY_MM3, cutout_inputs, published_inputs
+from spineps.phases.ends import unseen_ends
 from spineps.phases.landmarks import (
     C1,
     C2,
     DENS_MM3,
+    LEAST_SACRUM_MM3,
     PITCH,
     RARE,
     STATURE_SPREAD,
@@ -33,13 +35,12 @@ from spineps.phases.landmarks import (
 )
 from spineps.phases.preprocess import as_stored
 from spineps.phases.scores import (
+    CLEAR,
     Heads,
     boundary_elsewhere,
     boundary_seen,
-    relation_costs,
-    score_table,
-    t13_costs,
-    visibility,
+    heads_to_costs,
+    likely_costs,
 )
 from spineps.phases.solver import (
     INDEX,
@@ -50,7 +51,6 @@ from spineps.phases.solver import (
     best_path,
     missing_between,
     name_probabilities,
-    to_states,
 )
 from spineps.volume import Volume
 
@@ -62,9 +62,6 @@ logger = logging.getLogger(__name__)
 #: Names of which half have less than this probability are ambiguous, whatever they rest on (of 94 generated scans with
 #: a landmark none had so little; a real chest CT had .66 for all of its names).
 LIKELY = 0.7
-#: How far the word of one vertebra counts (neighbours err together, and the sacrum must outvote them), the share of
-#: errors without any reason, and the weight of the head for a 13th thoracic vertebra: chosen on 124 generated scans.
-TRUST, DOUBT, TRUST_T13 = 0.3, 0.05, 0.3
 #: Two next vertebrae are never as far apart as so many times the mean of adults (1,013 pairs of generated people: at
 #: most 1.23; two bodies taken for one beside a single one: 1.5).
 TOO_FAR = 1.4
@@ -143,7 +140,10 @@ def name_instances(
     decisive = any(e.decisive for e in landmarks)
     naming = _read(problem, bodies, heads, decisive, notes, LIKELY, from_below=end is not None)
     shows_ribs = end is not None and sem.shape[2] * sem.zoom[2] >= RIBS_MM
-    return _with_counting_doubt(naming, bodies, heads if shows_ribs else None)
+    naming = _with_counting_doubt(naming, bodies, heads if shows_ribs else None)
+    sacrum = np.count_nonzero(sem.array == SACRUM) * sem.grid.voxel_volume >= LEAST_SACRUM_MM3
+    ends = unseen_ends(image, bodies, [naming.ids[b.id] for b in bodies], bool(sacrum))
+    return replace(naming, notes=(*naming.notes, *ends))
 
 
 def _with_counting_doubt(naming: Naming, bodies: list[Body], heads: Heads | None = None) -> Naming:
@@ -219,34 +219,6 @@ def published_costs(heads: Heads, bodies: Sequence[Body] = ()) -> tuple[np.ndarr
 
 def _nothing() -> Naming:
     return Naming({}, ambiguous=True, notes=("no vertebra was found",))
-
-
-def heads_to_costs(heads: Heads) -> tuple[np.ndarray, np.ndarray | None]:
-    """Costs (n, 26) and relation costs (n, 6) or None of a network's answers, as the solver wants them."""
-    table = score_table(heads)
-    costs = -to_states(table)
-    extra = t13_costs(heads)
-    if extra is not None and table.shape[1] < N_STATES:
-        costs[:, INDEX[T13]] += extra
-    return costs, relation_costs(heads)
-
-
-def likely_costs(heads: Heads) -> tuple[np.ndarray, np.ndarray | None]:
-    """As :func:`heads_to_costs`, from logarithms, so that names are right as often as their probability says.
-
-    The published sums of probabilities leave a row without a landmark in far more doubt than its answers justify.
-    """
-    costs, relation = heads_to_costs(heads)
-    if "VERT" not in heads:
-        return costs, relation
-    weight = TEMPERATURE * TRUST * visibility(heads)[:, None]
-    level = np.asarray(heads["VERT"], float)
-    likely = -weight * np.log(to_states((1 - DOUBT) * level + DOUBT / level.shape[1]))
-    supernumerary = heads.get("VT13", heads.get("VERTT13"))
-    if supernumerary is not None:
-        shown = np.asarray(supernumerary, float)[:, 1].clip(DOUBT, 1 - DOUBT)
-        likely[:, INDEX[T13]] -= weight[:, 0] * TRUST_T13 * np.log(2 * shown)
-    return likely, relation
 
 
 @dataclass(frozen=True, eq=False)
@@ -376,7 +348,7 @@ def _read(
         for v, count in zip(path.ids, missing, strict=False)
         if count
     ]
-    boundary = boundary_seen(path.ids, heads)
+    clear, boundary = boundary_seen(path.ids, heads)
     landmark = bool(boundary or decisive)
     likely = list(confidence.values())
     doubtful = float(min(likely) if any(missing) else np.median(likely)) < least
@@ -385,12 +357,15 @@ def _read(
         notes.append(boundary)
     elif from_below and path.ids[0] > 2:
         notes.append(VARIANTS)
-    if landmark and doubtful:
+    unclear = least > 0 and bool(boundary) and not decisive and clear < CLEAR and float(np.median(likely)) < CLEAR
+    if unclear:
+        notes.append("nothing but the network's word holds the names, and it is not certain: they may be one off")
+    elif landmark and doubtful:
         notes.append("another reading of the row is nearly as likely: names may be one off")
     if not landmark:
         notes.append("no trusted landmark (sacrum, C2, boundary between regions) fixes the names: a best guess")
     ids = {b.id: v for b, v in zip(bodies, path.ids, strict=True)}
-    naming = Naming(ids, confidence, alternatives, doubtful or open_gap or not landmark, tuple(notes))
+    naming = Naming(ids, confidence, alternatives, doubtful or unclear or open_gap or not landmark, tuple(notes))
     _log(naming)
     return naming
 
