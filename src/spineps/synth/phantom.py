@@ -22,8 +22,8 @@ FIELDS: dict[str, tuple[tuple[float, float, float], float]] = {
     "sacral": ((160.0, 180.0, 120.0), 26.5),
     "whole": ((200.0, 760.0, 84.0), 15.3),
 }
-#: Most noise of an MR, as a share of the mean of body and disc: three times the noisiest of 37 lumbar scans (Immerkaer's
-#: estimate over the mean of the bodies: .004 to .035).  Training draws more.
+#: Most noise of an MR, as a share of the mean of body and disc: three times the noisiest of 37 lumbar scans
+#: (Immerkaer's estimate over the mean of the bodies: .004 to .035).  Training draws more.
 MOST_NOISE = 0.1
 #: Tissues of body and disc.
 SPINE = (Tissue.MARROW_BODY, Tissue.NUCLEUS, Tissue.ANNULUS)
