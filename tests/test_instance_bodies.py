@@ -14,7 +14,7 @@ from phantom_column import Column, build
 from spineps.phases import splitting
 from spineps.phases.chain import spine_of
 from spineps.phases.corpus import find_bodies
-from spineps.phases.splitting import Shape, describe, expected, pieces_in
+from spineps.phases.splitting import Shape, describe, expected, is_dens, pieces_in
 
 GOLDEN = Path(__file__).parent / "golden" / "instance"
 REFERENCE = (0.75, 0.75, 1.65)
@@ -163,6 +163,41 @@ def test_what_hangs_on_a_dens_below_a_head_is_no_second_body():
     assert pieces_in(replace(tall, above=20.0), None, top=True) == pieces_in(tall, None) == 4
     # C3 has grown to it: three bodies and a dens.
     assert pieces_in(replace(tall, height=80, volume=16000), neck, top=True) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "second", "dens"),
+    [
+        ({}, 18.0, True),
+        ({"above": 20.0}, 18.0, False),  # the scan ends above it: it may be a body that is cut
+        ({"taper": 0.9}, 18.0, False),  # as wide above as below: a body
+        ({"height": 36.0}, 18.0, False),  # a C2 with its dens
+        ({"height": 15.0}, 36.0, False),  # something small above a C2 with its dens
+        ({}, 30.0, False),  # no neck
+    ],
+)
+def test_a_pointed_top_body_below_a_head_is_the_dens_of_the_next(changes, second, dens):
+    """MyConnectome's head in axial slices of 3 mm: 26 mm of dens, 18 mm of C2."""
+    top = Shape(np.zeros(3), np.array([0.0, 1.0, 0.0]), 26, 11, 4056, True, False, 0, taper=0.21, above=156.0)
+    below = [replace(top, height=h, cut=False, taper=1.0, place=k) for k, h in enumerate((second, 19.0, 18.0), 1)]
+    assert is_dens(replace(top, **changes), below) == dens
+
+
+@pytest.mark.parametrize("above", [0, 40])
+def test_a_dens_with_a_line_at_its_root_is_one_body_with_c2(above):
+    sem = np.zeros((40, 90, 40), np.uint8)
+    for k, depth in enumerate((26, 44, 62)):
+        sem[10:24, depth : depth + 14, 10:26] = 49
+        sem[10:24, depth + 14 : depth + 18, 10:26] = 100
+    for row in range(20):  # the dens, pointed
+        half = 1 + row // 4
+        sem[17 - half : 17 + half, 4 + row, 18 - half : 18 + half] = 49
+    sem[10:24, 24:26, 10:26] = 100
+    sem[10:24, 80:90, 10:26] = 49
+    found = find_bodies(sem, (1.25, 1.25, 1.25), 20, above=above)
+    assert len(found.centres) == (4 if above else 5)
+    if above:
+        assert len(np.unique(found.labels[17, [12, 30], 18])) == 1
 
 
 def test_a_c2_where_the_labels_end_is_a_neighbour_if_the_scan_goes_on():

@@ -23,7 +23,7 @@ from spineps.phases.components import (
     relabel,
     remove_small,
 )
-from spineps.phases.splitting import Shape, describe, expected, pieces_in, split_body
+from spineps.phases.splitting import Shape, describe, expected, is_dens, pieces_in, split_body
 from spineps.volume import Box, bounding_box
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,7 @@ def find_bodies(
     core, whole = (relabel(array, spine, keep_others=False) for array in (core, whole))
     if solve_merged:
         core, whole = _solve_merged(core, whole, zoom, extent, discs, above)
+        core, whole = _with_dens(core, whole, zoom, extent, above)
     found = centres(core)
     order = sorted(found, key=lambda i: (-found[i][1], i))
     whole = relabel(whole, {old: new for new, old in enumerate(order, 1)}).astype(np.uint16)
@@ -182,6 +183,21 @@ def _solve_merged(
     for lost in set(np.unique(whole).tolist()) - set(np.unique(core).tolist()):
         core[whole == lost] = lost
     return core, whole
+
+
+def _with_dens(
+    core: np.ndarray, whole: np.ndarray, zoom: Sequence[float], extent: tuple[int, int], above: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A dens that erosion or a line at its root parted from C2 is one body with it."""
+    shapes = sorted(describe(whole, zoom, extent, above).items(), key=lambda item: item[1].place)
+    usual = float(np.median([s.volume for _, s in shapes])) if shapes else 0.0
+    # A sliver of C1's ring may lie above it.
+    shapes = [(body, s) for body, s in shapes if s.volume > LOST_SHARE * usual]
+    if len(shapes) < 3 or not is_dens(shapes[0][1], [s for _, s in shapes[1:]]):
+        return core, whole
+    logger.info("the first body is the dens of the second")
+    together = {shapes[0][0]: shapes[1][0]}
+    return relabel(core, together), relabel(whole, together)
 
 
 def _box_of(labels: np.ndarray, label: int) -> Box:
