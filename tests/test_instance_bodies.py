@@ -186,7 +186,7 @@ def test_a_pointed_top_body_below_a_head_is_the_dens_of_the_next(changes, second
 @pytest.mark.parametrize("above", [0, 40])
 def test_a_dens_with_a_line_at_its_root_is_one_body_with_c2(above):
     sem = np.zeros((40, 90, 40), np.uint8)
-    for k, depth in enumerate((26, 44, 62)):
+    for depth in (26, 44, 62):
         sem[10:24, depth : depth + 14, 10:26] = 49
         sem[10:24, depth + 14 : depth + 18, 10:26] = 100
     for row in range(20):  # the dens, pointed

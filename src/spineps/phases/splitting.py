@@ -39,8 +39,8 @@ NECK, DENS_TAPER, DENS_HEIGHTS = 22.0, 0.75, 1.4
 HEAD_ABOVE, TALL_NECK = 35.0, 26.0
 #: Alone below the skull, a body no deeper than this and so high (mm) is a C2 with its dens.
 NECK_DEPTH, C2_HEIGHTS = 20.0, (34.0, 55.0)
-#: A dens that was parted from C2's body: below the skull, pointed, and no taller than so many of the bodies below it (a dens
-#: alone 1.0 to 1.8, a whole C2 at least 1.9), of which the next is no C2 itself.
+#: A dens that was parted from C2's body: below the skull, pointed, and no taller than so many of the bodies below it (a
+#: dens alone 1.0 to 1.8, a whole C2 at least 1.9), of which the next is no C2 itself.
 POINTED, DENS_ALONE, LIKE_OTHERS = 0.6, 1.8, 1.5
 #: Disc height as a share of body height where it cannot be measured (0.2 thoracic to 0.35 lumbar).
 DISC_SHARE = 0.25
