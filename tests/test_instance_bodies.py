@@ -183,6 +183,13 @@ def test_a_pointed_top_body_below_a_head_is_the_dens_of_the_next(changes, second
     assert is_dens(replace(top, **changes), below) == dens
 
 
+def test_a_short_c2_above_small_bodies_is_no_dens_though_those_of_the_chest_are_tall():
+    """A generated whole spine: C3 was joined to C2."""
+    c2 = Shape(np.zeros(3), np.array([0.0, 1.0, 0.0]), 30.3, 11, 4640, False, False, 0, taper=0.29, above=140.0)
+    heights = (12.6, 11.4, 17.5, 10.2, 16.5, 18, 19, 20, 21, 22, 23)
+    assert not is_dens(c2, [replace(c2, height=h, taper=1.0, place=k) for k, h in enumerate(heights, 1)])
+
+
 @pytest.mark.parametrize("above", [0, 40])
 def test_a_dens_with_a_line_at_its_root_is_one_body_with_c2(above):
     sem = np.zeros((40, 90, 40), np.uint8)

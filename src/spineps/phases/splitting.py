@@ -163,7 +163,8 @@ def _number(heights: float) -> int:
 
 def is_dens(shape: Shape, below: Sequence[Shape]) -> bool:
     """Whether a top body is the dens of the next one (``below``: all others, from the top)."""
-    whole = [s.height for s in below if not s.cut]
+    # Further down bodies are taller.
+    whole = [s.height for s in below[:3] if not s.cut]
     if len(whole) < 2 or below[0].cut or shape.above <= HEAD_ABOVE:
         return False
     usual, neck = float(np.median(whole[1:])), below[0].height < TALL_NECK
