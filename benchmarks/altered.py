@@ -3,7 +3,8 @@
     python benchmarks/altered.py DATA/real/lumbar-bodies [--only 04 20] [--ways plain axial ...]
 
 Each 1 mm volume (bodies T11 to L5 labelled) is made thick in each plane, coarse, tilted, inverted, noisy, shaded,
-in 61 grey values, cut in half or down to a slab.  A body that is in view counts when most of it bears its own name.
+in 61 grey values, cut in half or down to a slab, in other contrasts, with ghosts, with moved slices, padded, out of the
+slab.  A body that is in view counts when most of it bears its own name.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ def thick(scan: Volume, mm: tuple[float, float, float]) -> Volume:
     return scan.with_array(array).rescaled(mm, order=1)
 
 
-def tilted(scan: Volume, degrees: float) -> Volume:
-    """The patient stays, the voxel grid turns in the sagittal plane."""
-    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    turn, middle = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]), (np.array(scan.shape) - 1) / 2
+def tilted(scan: Volume, degrees: float, axes: tuple[int, int] = (0, 1)) -> Volume:
+    """The patient stays, the voxel grid turns in the plane of two axes (sagittal)."""
+    turn, middle = np.eye(3), (np.array(scan.shape) - 1) / 2
+    turn[axes, axes] = np.cos(np.deg2rad(degrees))
+    turn[axes] = -np.sin(np.deg2rad(degrees))
+    turn[axes[::-1]] = -turn[axes]
     move = np.eye(4)
     move[:3, :3], move[:3, 3] = turn, middle - turn @ middle
     return Volume(affine_transform(scan.array.astype(np.float32), turn, move[:3, 3], order=1), scan.affine @ move)
@@ -64,6 +67,38 @@ def coarse_grey(scan: Volume) -> Volume:
     return scan.with_array(np.clip(scan.array / np.percentile(scan.array, 99.9) * 60, 0, 60).astype(np.uint8))
 
 
+def recoloured(scan: Volume, seed: int) -> Volume:
+    """Grey values through a random curve with eight corners; air stays dark."""
+    corners = np.random.default_rng(seed).uniform(0, 1, 8)
+    corners[0] = 0
+    bright = 1.2 * np.percentile(scan.array, 99.5)
+    smooth = gaussian_filter(scan.array.astype(np.float32), 0.6)
+    return scan.with_array(np.interp(smooth / bright * 7, np.arange(8), corners))
+
+
+def ghosts(scan: Volume) -> Volume:
+    """Three faint copies, moved along the spine and across it."""
+    a, (p, i, _) = scan.array.astype(np.float32), scan.shape
+    return scan.with_array(a + 0.3 * (np.roll(a, i // 4, 1) + np.roll(a, -i // 4, 1)) + 0.25 * np.roll(a, p // 3, 0))
+
+
+def restless(scan: Volume) -> Volume:
+    """Sagittal slices of 4 mm between which the patient moved by up to 3 mm, of uneven brightness."""
+    slices, rng = thick(scan, (1, 1, 4)), np.random.default_rng(1)
+    array = slices.array.copy()
+    for k in range(array.shape[2]):
+        array[..., k] = np.roll(array[..., k], rng.integers(-3, 4, 2), (0, 1)) * rng.uniform(0.5, 1.3)
+    return slices.with_array(array)
+
+
+def padded(scan: Volume) -> Volume:
+    """Zeros around it, more on one side than on the other."""
+    before, after = np.array([60, 40, 5]), np.array([10, 120, 60])
+    affine = scan.affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ before
+    return Volume(np.pad(scan.array, list(zip(before, after, strict=True))), affine)
+
+
 def part(scan: Volume, axis: int, low: float, high: float) -> Volume:
     box = [slice(0, n) for n in scan.shape]
     n = scan.shape[axis]
@@ -86,6 +121,14 @@ WAYS: dict[str, Callable[[Volume], Volume]] = {
     "upper half": lambda scan: part(scan, 1, 0, 0.55),
     "lower half": lambda scan: part(scan, 1, 0.47, 1),
     "slab of 18 mm": lambda scan: part(scan, 2, 0.38, 0.62),
+    "one contrast": lambda scan: recoloured(scan, 1),
+    "another contrast": lambda scan: recoloured(scan, 2),
+    "ghosts": ghosts,
+    "restless": restless,
+    "padded": padded,
+    "without the sacrum": lambda scan: part(scan, 1, 0.2, 0.7),
+    "leaving the slab": lambda scan: tilted(scan, 30, (1, 2)),
+    "back halves of the bodies": lambda scan: part(part(scan, 0, 0.42, 0.72), 2, 0.3, 0.7),
 }
 
 
