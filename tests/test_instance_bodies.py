@@ -174,6 +174,7 @@ def test_what_hangs_on_a_dens_below_a_head_is_no_second_body():
         ({"height": 36.0}, 18.0, False),  # a C2 with its dens
         ({"height": 15.0}, 36.0, False),  # something small above a C2 with its dens
         ({}, 30.0, False),  # no neck
+        ({"depth": 27.0}, 18.0, False),  # a chest that leans, cut obliquely
     ],
 )
 def test_a_pointed_top_body_below_a_head_is_the_dens_of_the_next(changes, second, dens):

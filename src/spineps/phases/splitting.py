@@ -42,6 +42,8 @@ NECK_DEPTH, C2_HEIGHTS = 20.0, (34.0, 55.0)
 #: A dens that was parted from C2's body: below the skull, pointed, and no taller than so many of the bodies below it (a
 #: dens alone 1.0 to 1.8, a whole C2 at least 1.9), of which the next is no C2 itself.
 POINTED, DENS_ALONE, LIKE_OTHERS = 0.6, 1.8, 1.5
+#: Neither of the two is as large (mm3; 3,500 to 4,500 in three heads).
+LARGEST_DENS = 8000.0
 #: Disc height as a share of body height where it cannot be measured (0.2 thoracic to 0.35 lumbar).
 DISC_SHARE = 0.25
 
@@ -167,7 +169,10 @@ def is_dens(shape: Shape, below: Sequence[Shape]) -> bool:
     whole = [s.height for s in below[:3] if not s.cut]
     if len(whole) < 2 or below[0].cut or shape.above <= HEAD_ABOVE:
         return False
-    usual, neck = float(np.median(whole[1:])), below[0].height < TALL_NECK
+    usual = float(np.median(whole[1:]))
+    # In a scan that leans, corners lie above lumbar bodies, too.
+    neck = below[0].height < TALL_NECK and max(shape.depth, below[0].depth) < NECK_DEPTH
+    neck = neck and max(shape.volume, below[0].volume) < LARGEST_DENS
     alike = below[0].height < LIKE_OTHERS * usual and shape.height < DENS_ALONE * max(usual, below[0].height)
     together = shape.height + below[0].height
     return neck and alike and shape.taper < POINTED and C2_HEIGHTS[0] < together < C2_HEIGHTS[1]
