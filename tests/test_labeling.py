@@ -438,6 +438,18 @@ def test_a_sacrum_that_grows_into_a_body_leaves_doubt() -> None:
     assert grown.alternatives[24][1] > clear.alternatives[24][1]
 
 
+@pytest.mark.parametrize(("kept", "sure"), [(1.2, True), (0.5, False)])
+def test_a_piece_of_a_sacrum_leaves_doubt(kept: float, sure: bool) -> None:
+    sem, inst = spine(real_pitch("T11", 7), sacrum=True)
+    below = np.flatnonzero((sem.array == 26).any(axis=(0, 2)))
+    share = (inst.array == 6).sum() / (sem.array[:, below[:1]] == 26).sum() * 0.8  # bodies without the arch
+    array = sem.array.copy()
+    array[:, below[0] + round(kept * share) :][array[:, below[0] + round(kept * share) :] == 26] = 0
+    naming = ask((sem.with_array(array), inst))
+    assert naming.ambiguous != sure
+    assert any("only a piece of the sacrum" in note for note in naming.notes) != sure
+
+
 def test_agreeing_vertebrae_are_believed_more_than_one() -> None:
     one, many = (ask(spine(real_pitch("T4", n)), Network("T4", strength=0.5)) for n in (2, 8))
     assert names(one)[0] == names(many)[0] == "T4"

@@ -134,6 +134,23 @@ def test_the_same_run_gives_the_same_arrays(person: tuple[Phantom, Volume], resu
     assert again.points == result.points
 
 
+@pytest.mark.parametrize("value", [0.0, -1000.0])
+def test_a_frame_of_one_value_changes_nothing(
+    person: tuple[Phantom, Volume], result: Segmentation, value: float
+) -> None:
+    phantom, image = person
+    before, after = np.array([9, 4, 11]), np.array([2, 17, 30])
+    affine = image.affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ before
+    array = np.pad(image.array, list(zip(before, after, strict=True)), constant_values=value)
+    framed = segment_volume(Volume(array, affine), models(phantom), OPTIONS)
+    inner = tuple(slice(b, b + n) for b, n in zip(before, image.shape, strict=True))
+    assert framed.stage.mask.shape == result.stage.mask.shape
+    np.testing.assert_array_equal(framed.semantic.array[inner], result.semantic.array)
+    np.testing.assert_array_equal(framed.instance.array[inner], result.instance.array)
+    assert (framed.semantic.array > 0).sum() == (result.semantic.array > 0).sum()
+
+
 def test_going_on_from_stages(person: tuple[Phantom, Volume], result: Segmentation) -> None:
     phantom, image = person
     options = replace(OPTIONS, post=PostOptions(labeling_offset=0))
@@ -168,6 +185,7 @@ def test_what_hardly_looks_like_a_spine_has_no_sure_name(person: tuple[Phantom, 
 
 def test_only_models_that_were_trained_with_a_frame_get_one() -> None:
     scan, truth = spine()
+    scan.array[[0, -1], [0, -1], [0, -1]] = 1  # its zeros are no frame
     shapes = {}
     for pads in (True, False):
         model = Recorded(truth, config=config(recipe="published" if pads else "spineps3"))

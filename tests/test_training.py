@@ -356,6 +356,24 @@ def test_a_wider_network_starts_with_the_answers_of_the_narrow_one_and_learns_wi
             widened(replace(TINY.network, **other), average, seed=0)
 
 
+def test_a_deeper_network_starts_with_nearly_the_answers_of_the_shallow_one(caches) -> None:
+    shallow, x = toy_trainer(caches), torch.randn(1, 1, 16, 24, 16)
+    for _ in range(3):
+        shallow.one_step(0)
+    start = {name: p.detach().numpy().copy() for name, p in shallow.params.items()}
+    blocks = {"encoder_blocks": (2, 3), "decoder_blocks": (2,)}
+    deep = Trainer(replace(TINY, network=replace(TINY.network, **blocks)), shallow.objective, CPU, start)
+    assert set(deep.params) > set(start)
+    fresh = Trainer(replace(TINY, network=replace(TINY.network, **blocks)), shallow.objective, CPU)
+    with torch.no_grad():
+        wanted = shallow.network(x)
+        near, far = ((t.network(x) - wanted).std() / wanted.std() for t in (deep, fresh))
+    assert near < 0.25 and far > 3 * near
+    before = {name: p.detach().clone() for name, p in deep.params.items()}
+    deep.one_step(0)
+    assert all(bool((p != before[name]).any()) for name, p in deep.params.items())
+
+
 def test_painted_people_feed_the_network(tmp_path) -> None:
     from spineps.training.phantoms import paint, phantom_arrays
 

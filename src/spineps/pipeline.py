@@ -155,9 +155,11 @@ def semantic_stage(
     from spineps.inference.resample import argmax_on_grid, entropy_on_grid, without_mixtures
     from spineps.phases.components import relabel
     from spineps.phases.faint_discs import draw_faint_discs
-    from spineps.phases.preprocess import as_stored, preprocess
+    from spineps.phases.preprocess import as_stored, inside_frame, preprocess
     from spineps.phases.semantic import certainty, clean_semantic, doubts, predict_semantic
 
+    if crop is None and not model.config.published:
+        crop = inside_frame(volume.array)
     seen = volume.cropped(crop) if crop is not None else volume
     seen = as_stored(seen, stored) if model.config.published else seen
     progress("preprocess", 0, 1)

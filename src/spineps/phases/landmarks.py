@@ -51,6 +51,9 @@ LEAST_SACRUM_MM3 = 2000.0
 #: Disc inside the sacrum, as a share of the area of the one above, that speaks for a transitional vertebra (chu16
 #: as it is, in axial slices and tilted: .12 to .47; 34 other lumbar scans 0).
 RUDIMENT = 0.08
+#: Less sacrum than this share of a body is a piece of something: the side of a last vertebra at the slab's end has been
+#: called so (.5; 1.2 to 3.8 in 39 lumbar scans).
+PIECE_OF_SACRUM = 0.8
 #: Dens that makes a C2 (published 2.1.3).
 DENS_MM3 = 250.0
 #: Without a class of its own the dens is part of the body: a C2 is at least this much taller than the bodies below it
@@ -237,6 +240,10 @@ def _sacrum(semantic: Volume, bodies: list[Body]) -> Evidence | None:
     if body_on_sacrum(semantic) > FUSED_MM2:
         table[-1, end - 1] = 0.0
         note = "the sacrum grows into a body: it may begin a vertebra too high, and all names may be one off"
+        return Evidence(table, note, False)
+    if len(voxels) * semantic.grid.voxel_volume < PIECE_OF_SACRUM * np.median([b.body_mm3 for b in bodies[-3:]]):
+        table[-1, end - 1] = 0.0
+        note = "only a piece of the sacrum is in view: it may be one of a vertebra, and all names may be one off"
         return Evidence(table, note, False)
     if disc_in_sacrum(semantic) > RUDIMENT:
         table[-1, end - 1] = 0.0

@@ -9,7 +9,7 @@ import numpy as np
 from spineps.errors import EmptyError, ValueRangeError
 from spineps.options import PreprocessOptions
 from spineps.phases.published_bias import correct_bias_as_published
-from spineps.volume import Volume, bounding_box
+from spineps.volume import Box, Volume, bounding_box
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +23,8 @@ N4_SPACING, N4_SAMPLES, N4_SPLINE_DISTANCE = 6.0, 2000, 100.0
 N4_ITERATIONS, N4_TOLERANCE = (30,), 1e-3
 #: Voxels darker than this fraction of the 99th percentile are air to N4 (scale free; the published 60 of 1500 is not).
 N4_AIR = 0.1
+#: A frame is cut off where no more than this share of the voxels remains.
+WORTH_CUTTING = 0.9
 
 
 def preprocess(volume: Volume, options: PreprocessOptions, published: bool = False) -> Volume:
@@ -84,6 +86,27 @@ def as_stored(volume: Volume, stored: str | None) -> Volume:
     kind = kind if kind.itemsize > 1 else np.dtype(np.int16 if kind.kind == "i" else np.uint16)
     # Beyond 2**24 float32 has rounded, perhaps out of the range.
     return volume.with_array(array.astype(kind)) if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max else volume
+
+
+def inside_frame(array: np.ndarray) -> Box | None:
+    """Box of what a frame of one value surrounds (zeros put around a scan); None where it is not worth cutting off.
+
+    The frame would be searched, and where it ends a narrow spine would seem to go on.
+
+    >>> inside_frame(np.pad(np.eye(3)[None] + 1, 2))
+    (slice(2, 3, None), slice(2, 5, None), slice(2, 5, None))
+    """
+    if not array.size:
+        return None
+    box = bounding_box(array != array[0, 0, 0])
+    if box is None:
+        return None
+    part = array[box]
+    rest = bounding_box(part != part[-1, -1, -1])
+    if rest is None:
+        return None
+    a, b, c = (slice(o.start + i.start, o.start + i.stop) for o, i in zip(box, rest, strict=True))
+    return (a, b, c) if array[a, b, c].size < WORTH_CUTTING * array.size else None
 
 
 def normalize(array: np.ndarray) -> np.ndarray:

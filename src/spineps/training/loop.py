@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from spineps.errors import OptionError
-from spineps.inference.network import NetSpec, forward, initial_parameters, parameter_shapes
+from spineps.inference.network import NEGATIVE_SLOPE, NetSpec, forward, initial_parameters, parameter_shapes
 from spineps.inference.torch_engine import TorchOps, memory_format
 from spineps.training.config import TrainingConfig
 from spineps.training.muon import Muon
@@ -36,7 +36,7 @@ class Trainer:
         config: the run.
         objective: called with (network, step).
         device: where to run.
-        initial: weights to start from, of this network or of a narrower one; None draws fresh ones from the seed.
+        initial: weights to start from, of this network or of a smaller one; None draws fresh ones from the seed.
         bfloat16: multiply in bfloat16 (weights stay float32); None: on CUDA.  CPUs with AVX512-BF16 gain a factor 2.
     """
 
@@ -168,19 +168,21 @@ class Trainer:
 
 
 def widened(spec: NetSpec, params: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
-    """Weights of a wider network that gives the same answers at first.
+    """Weights of a wider or deeper network that gives the same answers at first (deeper: nearly the same).
 
     New channels are drawn afresh and what follows them does not listen yet: its weights for them are 0.
+    New blocks at the end of a level hand on what they get.
 
     Args:
-        spec: the wider network; its skips must be sums, because joined channels would change places.
-        params: weights of a network with the same blocks, inputs and answers, and at most as many channels anywhere.
+        spec: the larger network; where it is wider its skips must be sums, because joined channels would change places.
+        params: weights of a network with the same inputs and answers, and at most as many blocks and channels anywhere.
         seed: of the new channels.
 
     Raises:
         OptionError: ``params`` are not those of such a network.
     """
     shapes, wide = parameter_shapes(spec), initial_parameters(spec, seed)
+    params = _deepened(shapes, params)
     heads = ("enc0.0.conv.weight", "out.", "head.")
     for name, shape in shapes.items():
         old = params.get(name)
@@ -193,6 +195,30 @@ def widened(spec: NetSpec, params: Mapping[str, np.ndarray], seed: int) -> dict[
             wide[name][: old.shape[0], old.shape[1] :] = 0
         wide[name][tuple(slice(n) for n in old.shape)] = old
     return wide
+
+
+def _deepened(shapes: Mapping[str, tuple[int, ...]], params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """``params`` with the missing later blocks of levels that they know, each of which hands on what it gets."""
+    deep = dict(params)
+    for name in shapes:
+        block = name.removesuffix(".conv.weight")
+        level, _, number = block.partition(".")
+        before = f"{level}.{int(number) - 1}" if number.isdigit() else ""
+        if block == name or name in deep or f"{before}.norm.bias" not in deep:
+            continue
+        scale, shift = deep[f"{before}.norm.weight"], deep[f"{before}.norm.bias"]
+        kernel = np.zeros((len(scale), len(scale), *shapes[name][2:]), np.float32)
+        a, b, c = (n // 2 for n in shapes[name][2:])
+        kernel[:, :, a, b, c] = np.eye(len(scale), dtype=np.float32)
+        deep[name] = kernel
+        # Its norm must undo itself: spread and mean of a normal value behind the LeakyReLU of the block before.
+        values = np.linspace(-4, 4, 801)[:, None]
+        chance = np.exp(-(values**2) / 2) / np.exp(-(values**2) / 2).sum()
+        behind = np.maximum(scale * values + shift, NEGATIVE_SLOPE * (scale * values + shift))
+        mean = (chance * behind).sum(0)
+        deep[f"{block}.norm.weight"] = np.sqrt((chance * (behind - mean) ** 2).sum(0)).astype(np.float32)
+        deep[f"{block}.norm.bias"] = mean.astype(np.float32)
+    return deep
 
 
 def _on_device(spec: NetSpec, params: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
