@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from spineps.phases.ends import unseen_ends
+from spineps.phases.ends import leaves_sideways, unseen_ends
 from spineps.phases.landmarks import Body
 from spineps.volume import Volume
 
@@ -69,3 +71,21 @@ def test_a_spine_that_leaves_the_slab_has_no_next_place_in_view() -> None:
 
 def test_one_vertebra_shows_no_direction() -> None:
     assert ends(row(100, 1), image()) == []
+
+
+@pytest.mark.parametrize(
+    ("sideways", "start", "leaves"),
+    [
+        (0, 0, (False, False)),
+        (12, 0, (False, True)),
+        (-12, 0, (False, True)),
+        (12, -36, (True, False)),
+        (1, 20, (False, False)),
+    ],
+)
+def test_a_row_that_runs_out_of_the_slab(sideways: float, start: float, leaves: tuple[bool, bool]) -> None:
+    bodies = [replace(body, centre=body.centre + np.array([start, 0, 0])) for body in row(60, 4, sideways)]
+    grid = image().grid
+    for axcodes in ("PIR", "PIL"):
+        assert leaves_sideways(grid.reoriented(axcodes), bodies) == leaves
+    assert leaves_sideways(grid, bodies[:1]) == (False, False)

@@ -16,6 +16,7 @@ from test_solver import recorded
 from spineps.anatomy import T13, VERTEBRA_IDS, VERTEBRA_NAMES, VERTEBRAE
 from spineps.options import LabelingOptions
 from spineps.phases.cutouts import CHANNELS, cutout_inputs, published_inputs
+from spineps.phases.ends import SIDEWAYS
 from spineps.phases.labeling import (
     LIKELY,
     VARIANTS,
@@ -448,6 +449,20 @@ def test_a_piece_of_a_sacrum_leaves_doubt(kept: float, sure: bool) -> None:
     naming = ask((sem.with_array(array), inst))
     assert naming.ambiguous != sure
     assert any("only a piece of the sacrum" in note for note in naming.notes) != sure
+
+
+@pytest.mark.parametrize(("lean", "sure"), [(0.0, True), (0.17, False)])
+def test_a_sacrum_at_the_side_of_which_the_spine_leaves_the_slab_holds_nothing(lean: float, sure: bool) -> None:
+    volumes = []
+    for volume in spine(real_pitch("T11", 7), sacrum=True):
+        array = np.zeros_like(volume.array)
+        for row in range(array.shape[1]):
+            shift = round(lean * (row - 110))
+            moved = np.roll(volume.array[:, row], shift, axis=1)
+            array[:, row] = np.where((np.arange(20) - shift) // 20 == 0, moved, 0)
+        volumes.append(volume.with_array(array))
+    naming = ask((volumes[0], volumes[1]))
+    assert naming.ambiguous != sure and (SIDEWAYS in naming.notes) != sure
 
 
 def test_agreeing_vertebrae_are_believed_more_than_one() -> None:

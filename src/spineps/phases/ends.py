@@ -12,7 +12,7 @@ import numpy as np
 
 from spineps.anatomy import VERTEBRA_NAMES
 from spineps.phases.landmarks import Body, pitches, spine_axes
-from spineps.volume import Volume
+from spineps.volume import Grid, Volume
 
 #: Distances between vertebrae from the last one that was found to where the next one would end.
 REACH = 1.5
@@ -20,6 +20,8 @@ REACH = 1.5
 AROUND = 10.0
 #: Least signal there, as a share of that of the bodies: below it lies air (generated and real scans: air .00 to .03).
 LEAST_SIGNAL = 0.08
+#: What is cut there looks like something else: the side of a body like a sacrum.
+SIDEWAYS = "the spine leaves the image through its side: what is cut there may be misread, and names may be one off"
 
 
 def unseen_ends(image: Volume, bodies: Sequence[Body], names: Sequence[int], sacrum: bool) -> tuple[str, ...]:
@@ -47,6 +49,26 @@ def unseen_ends(image: Volume, bodies: Sequence[Body], names: Sequence[int], sac
     if not sacrum and _goes_on(image, centres[-1], usual * down[-1], bright):
         told.append(f"below {VERTEBRA_NAMES[names[-1]]}")
     return tuple(f"{where} the scan goes on, but nothing of the spine was found there" for where in told)
+
+
+def leaves_sideways(grid: Grid, bodies: Sequence[Body]) -> tuple[bool, bool]:
+    """Whether the row runs out of the image through its left or right side, at the top and at the bottom.
+
+    Args:
+        grid: of the scan, PIR.
+        bodies: from top to bottom.
+    """
+    centres = np.array([body.centre for body in bodies if body.body_mm3 > 0])
+    if len(centres) < 2:
+        return False, False
+    across, width = grid.to_index(centres)[:, 2] * grid.zoom[2], (grid.shape[2] - 1) * grid.zoom[2]
+
+    def out(last: float, before: float) -> bool:
+        # Half of the next body is missing, and the centre of the one behind it.
+        one, two = 2 * last - before, 3 * last - 2 * before
+        return (one < AROUND and two < 0) or (one > width - AROUND and two > width)
+
+    return out(across[0], across[1]), out(across[-1], across[-2])
 
 
 def _goes_on(image: Volume, centre: np.ndarray, step: np.ndarray, bright: float) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from spineps.anatomy import SACRUM, T13, VERTEBRA_NAMES
 from spineps.options import LabelingOptions
 from spineps.phases.cutouts import SMALLEST_BODY_MM3, cutout_inputs, published_inputs
-from spineps.phases.ends import unseen_ends
+from spineps.phases.ends import SIDEWAYS, leaves_sideways, unseen_ends
 from spineps.phases.landmarks import (
     C1,
     C2,
@@ -141,6 +141,11 @@ def name_instances(
     naming = _read(problem, bodies, heads, decisive, notes, LIKELY, from_below=end is not None)
     shows_ribs = end is not None and sem.shape[2] * sem.zoom[2] >= RIBS_MM
     naming = _with_counting_doubt(naming, bodies, heads if shows_ribs else None)
+    above, below = leaves_sideways(sem.grid, bodies)
+    # C2 holds the names whatever happens below it, a sacrum those above it.
+    fixed = any(e.decisive and e.end is None for e in landmarks)
+    if not fixed and (below or (above and not decisive)):
+        naming = replace(naming, ambiguous=True, notes=(*naming.notes, SIDEWAYS))
     sacrum = np.count_nonzero(sem.array == SACRUM) * sem.grid.voxel_volume >= LEAST_SACRUM_MM3
     ends = unseen_ends(image, bodies, [naming.ids[b.id] for b in bodies], bool(sacrum))
     return replace(naming, notes=(*naming.notes, *ends))
