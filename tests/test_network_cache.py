@@ -141,7 +141,8 @@ def test_bfloat16_and_the_name_of_the_device(cache: Path, folder: Path, monkeypa
     plain, fast = load_network(folder, "openvino"), load_network(folder, "openvino", threads=2, precision="bf16")
     able = fast.device_name.endswith(", 2 threads, bf16)")
     assert plain.device_name.startswith("CPU (OpenVINO 20")
-    assert plain.device_name.endswith(f", 1 thread, {'bf16' if able and folder != GOLDEN else 'f32'})")
+    own = "bf16" if able else "int8"
+    assert plain.device_name.endswith(f", 1 thread, {'f32' if folder == GOLDEN else own})")
     plain = load_network(folder, "openvino", precision="f32")
     assert plain.device_name.endswith(", f32)")
     x = np.random.default_rng(0).standard_normal((1, 1, 32, 32, 32)).astype(np.float32)
@@ -150,6 +151,20 @@ def test_bfloat16_and_the_name_of_the_device(cache: Path, folder: Path, monkeypa
     assert isinstance(two, np.ndarray)
     assert one.dtype == two.dtype == np.float32
     assert np.abs(one - two).max() < 0.1 * np.abs(one).max()
+
+
+def test_eight_bits_are_close_to_float32_and_only_for_networks_that_were_measured(cache: Path) -> None:
+    exact, coarse = (load_network(BUNDLED / "semantic", "openvino", precision=p) for p in ("f32", "int8"))
+    assert exact.device_name.endswith("f32)") and coarse.device_name.endswith("int8)")
+    x = np.zeros((1, 1, 48, 48, 32), np.float32)
+    x[:, :, 8:32, 4:20], x[:, :, 10:30, 22:26], x[:, :, 8:32, 28:44] = 1, 2, 1.2
+    x += np.random.default_rng(0).normal(0, 0.1, x.shape).astype(np.float32)
+    one, two = exact(x), coarse(x)
+    assert isinstance(one, np.ndarray) and isinstance(two, np.ndarray)
+    assert 0 < np.abs(one - two).mean() < 0.1 * np.abs(one).mean()
+    assert (one.argmax(1) == two.argmax(1)).mean() > 0.97
+    assert load_network(BUNDLED / "instance", "openvino", precision="int8").device_name.endswith("f32)")
+    assert load_network(GOLDEN, "openvino", precision="int8").device_name.endswith("f32)")
 
 
 @pytest.mark.torch

@@ -12,7 +12,7 @@ import pytest
 
 from spineps.anatomy import CLASS_IDS
 from spineps.errors import OptionError, SpinepsError
-from spineps.inference.network import NetSpec, load_weights
+from spineps.inference.network import NetSpec, load_weights, parameter_shapes
 from spineps.training.config import CONFIGS, parse_config, read_training_config
 from spineps.volume import Volume
 
@@ -22,7 +22,7 @@ from spineps.inference.engine import load_network  # noqa: E402
 from spineps.training.cache import FULL, Cache, write_cache  # noqa: E402
 from spineps.training.chance import Chance  # noqa: E402
 from spineps.training.config import TrainingConfig, Warp  # noqa: E402
-from spineps.training.export import averaged_weights, export, initial_weights  # noqa: E402
+from spineps.training.export import averaged_weights, export, initial_weights, measure_ranges  # noqa: E402
 from spineps.training.feed import RealFeed, SyntheticFeed, class_lookup, with_plates  # noqa: E402
 from spineps.training.intensity import coarser, random_look, thick_slices  # noqa: E402
 from spineps.training.loop import Trainer, widened  # noqa: E402
@@ -97,6 +97,23 @@ def test_it_learns_and_the_weights_run_in_the_default_engine(caches, optimiser) 
     expected = trainer.network(torch.from_numpy(x)).detach().numpy()
     assert np.abs(answer - expected).max() < 0.05
     assert json.loads((caches / "model" / "inference_config.json").read_text())["labels"]["14"] == "26"
+
+
+def test_ranges_for_eight_bits_are_measured_and_change_no_weight(caches) -> None:
+    toy_trainer(caches).save(caches / "run" / "checkpoint.pt")
+    export(caches / "run" / "checkpoint.pt", caches / "model8")
+    file, x = caches / "model8" / "weights.npz", torch.randn(1, 1, 16, 16, 8).numpy()
+    spec, before = load_weights(file)
+    assert spec.ranges == ()
+    measure_ranges(caches / "model8", count=2)
+    measured, after = load_weights(file)
+    assert replace(measured, ranges=()) == spec
+    assert all((after[name] == values).all() for name, values in before.items())
+    shapes = [shape for name, shape in parameter_shapes(spec).items() if name.endswith("conv.weight")]
+    assert len(measured.ranges) == sum(shape[1] > 1 for shape in shapes)
+    assert all(low < 0 < high for low, high in measured.ranges)
+    exact, coarse = (load_network(caches / "model8", "openvino", precision=p)(x) for p in ("f32", "int8"))
+    assert 0 < np.abs(exact - coarse).max() < 0.3 * np.abs(exact).max()
 
 
 @pytest.mark.parametrize("optimiser", ["adamw", "muon"])

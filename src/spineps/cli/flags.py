@@ -92,7 +92,7 @@ Precision = Annotated[
     str | None,
     typer.Option(
         "--precision",
-        help="bf16 or f32; unsaid: bf16 for our own models where the processor has it.",
+        help="f32, bf16 or int8; unsaid: bf16 where the processor has it, else int8, both for our own models.",
         rich_help_panel=RUN,
     ),
 ]

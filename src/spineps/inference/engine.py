@@ -19,7 +19,7 @@ from spineps.models.model import WEIGHTS_FILE
 logger = logging.getLogger(__name__)
 
 ENGINES = ("auto", "openvino", "torch")
-PRECISIONS = (None, "f32", "bf16")
+PRECISIONS = (None, "f32", "bf16", "int8")
 
 
 class Network(Protocol):
@@ -60,8 +60,9 @@ def load_network(
         device: torch device such as ``"cuda"``, ``"mps"`` or ``"cpu"``; None takes the best.
         threads: CPU threads; None takes ``OMP_NUM_THREADS``, else all cores.
         fold: of an nnU-Net; None takes the config's first.
-        precision: of the arithmetic, ``"f32"`` or ``"bf16"``, faster where the machine has it.  None is bf16 for our
-            own models on a processor that has it (they were trained in it), else f32.
+        precision: of the arithmetic, ``"f32"``, ``"bf16"``, faster where the machine has it, or ``"int8"``, where
+            the model has ranges for it (elsewhere float32).  None is, for our own models, bf16 on a processor that has
+            it (they were trained in it), else int8; for others f32.
 
     Raises:
         OptionError: unknown engine or precision, or torch wanted but not installed.
@@ -70,7 +71,7 @@ def load_network(
     if engine not in ENGINES:
         raise OptionError(f"Unknown engine {engine!r}.", f"Choose one of {', '.join(ENGINES)}.")
     if precision not in PRECISIONS:
-        raise OptionError(f"Unknown precision {precision!r}.", "Choose f32 or bf16.")
+        raise OptionError(f"Unknown precision {precision!r}.", "Choose f32, bf16 or int8.")
     if engine == "auto":
         engine = "torch" if _gpu_wanted(device) else "openvino"
     # A folder that is of neither kind is told what it lacks by load_weights.

@@ -99,6 +99,7 @@ class TorchNetwork:
             torch.set_num_threads(threads)
         self.spec = spec
         self.device = torch.device(device or best_device())
+        precision = "f32" if precision == "int8" else precision
         self._half = precision == "bf16"
         machine = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type.upper()
         version = ".".join(torch.__version__.split(".")[:2])

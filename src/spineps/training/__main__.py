@@ -93,6 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--temperature", type=float, default=1.0, help="logits are divided by it")
     export.set_defaults(command=_export)
+
+    ranges = commands.add_parser("ranges", help="measure what 8-bit numbers need to know of a semantic model")
+    ranges.add_argument("folder", type=Path, help="model folder, changed in place")
+    ranges.set_defaults(command=_ranges)
     return parser
 
 
@@ -192,6 +196,12 @@ def _export(args: argparse.Namespace) -> None:
 
     bias = {int(structure): float(added) for structure, added in args.bias}
     export(args.checkpoint[0], args.folder, bias, args.temperature, args.checkpoint[1:])
+
+
+def _ranges(args: argparse.Namespace) -> None:
+    from spineps.training.export import measure_ranges
+
+    measure_ranges(args.folder)
 
 
 if __name__ == "__main__":

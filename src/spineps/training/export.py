@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from spineps.anatomy import CLASS_IDS
 from spineps.errors import InputNotFoundError, OptionError
 from spineps.inference.engine import WEIGHTS_FILE
-from spineps.inference.network import NetSpec, load_weights, save_weights
+from spineps.inference.network import NetSpec, Triple, coarse_enough, load_weights, save_weights
+from spineps.inference.torch_engine import TorchOps
 from spineps.models.model import LOCATOR
 from spineps.training.config import TrainingConfig, parse_config
 
@@ -24,6 +26,8 @@ BUNDLED = Path(__file__).parents[1] / "models" / "bundled"
 CONFIG_FILE = "inference_config.json"
 #: What a tile of a semantic model covers, mm along P, I, R.
 PATCH_MM = (144, 192, 72)
+#: What a patch covers in which the ranges of 8-bit numbers are measured.
+RANGE_MM = (120, 140, 72)
 
 
 def export(
@@ -69,6 +73,48 @@ def export(
     save_weights(folder / WEIGHTS_FILE, config.network, params)
 
 
+def measure_ranges(folder: Path, count: int = 24, seed: int = 0) -> None:
+    """Allow 8 bits to the semantic model in ``folder``: measures and stores what goes into its convolutions.
+
+    Args:
+        folder: a model folder of :func:`export`.
+        count: patches of generated scans, of all regions and in random contrasts; the mean of their extremes counts.
+        seed: of the first generated person.
+    """
+    from spineps.training.chance import Chance
+    from spineps.training.intensity import standardise
+    from spineps.training.phantoms import paint, phantom_arrays
+
+    spec, params = load_weights(folder / WEIGHTS_FILE)
+    zoom = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["resolution_range"]
+    shape = [16 * round(mm / z / 16) for mm, z in zip(RANGE_MM, zoom, strict=True)]
+    tensors = {name: torch.from_numpy(values) for name, values in params.items()}
+    seen = []
+    for k, (_, maps) in enumerate(phantom_arrays((*shape,), tuple(zoom), seed, count)):
+        tissue, _, instance = torch.from_numpy(maps)
+        image = standardise(paint(tissue, instance, tuple(zoom), Chance.of(torch.device("cpu"), seed, k)))
+        ops = _Watched()
+        with torch.inference_mode():
+            spec.forward(ops, tensors, image[None, None])
+        seen.append(ops.ranges)
+    ranges = np.mean(seen, axis=0).round(4).tolist()
+    save_weights(folder / WEIGHTS_FILE, replace(spec, ranges=ranges), params)
+
+
+class _Watched(TorchOps):
+    """Notes the extremes of what goes into the convolutions that 8 bits suffice for."""
+
+    def __init__(self) -> None:
+        self.ranges: list[tuple[float, float]] = []
+
+    def conv(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Triple, padding: Triple | None = None
+    ) -> Tensor:
+        if coarse_enough(tuple(weight.shape)):
+            self.ranges.append((float(x.min()), float(x.max())))
+        return super().conv(x, weight, bias, stride, padding)
+
+
 def _bundled_config(config: TrainingConfig) -> dict[str, object]:
     """Settings of the bundled model whose network has the same inputs and answers, at the voxel size of ``config``."""
     for weights in sorted(BUNDLED.glob(f"*/{WEIGHTS_FILE}")):
@@ -82,7 +128,8 @@ def _bundled_config(config: TrainingConfig) -> dict[str, object]:
 def _shape(network: NetSpec) -> dict[str, Any]:
     """What may differ between networks that do the same."""
     return {
-        n: getattr(network, n) for n in ("widths", "strides", "kernels", "encoder_blocks", "decoder_blocks", "skip")
+        n: getattr(network, n)
+        for n in ("ranges", "widths", "strides", "kernels", "encoder_blocks", "decoder_blocks", "skip")
     }
 
 
