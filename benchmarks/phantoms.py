@@ -22,11 +22,10 @@ import numpy as np
 
 from spineps.anatomy import BY_ID, SACRUM, T13, VERTEBRAE
 from spineps.models.registry import get_instance_model, get_labeling_model, get_semantic_model
-from spineps.options import InstanceOptions, LabelingOptions, SemanticOptions
+from spineps.options import InstanceOptions, LabelingOptions, Options
 from spineps.phases.instance import predict_instances, upsample_instances
 from spineps.phases.labeling import name_instances
-from spineps.phases.semantic import clean_semantic, predict_semantic
-from spineps.pipeline import Models, segment_volume
+from spineps.pipeline import Models, segment_volume, semantic_stage
 from spineps.synth.phantom import make_phantom
 from spineps.volume import Volume
 
@@ -137,10 +136,9 @@ def main() -> None:
     for what, image, semantic, instance, usual in scans(args.first, args.count):
         line = [what]
         if "semantic" in only:
-            mask = clean_semantic(
-                predict_semantic(image, get_semantic_model(args.semantic), SemanticOptions()).mask, SemanticOptions()
-            )
-            mask = mask.on(semantic.grid)
+            # As a user gets it: probabilities on the scan's own grid, not the model's voxels.
+            stage = semantic_stage(image, get_semantic_model(args.semantic), Options(), lambda phase, done, n: None)
+            mask = stage.native
             scores = {i: dice(mask.array == i, semantic.array == i) for i in BY_ID if (semantic.array == i).sum() > 30}
             for i, score in scores.items():
                 structures[i].append(score)

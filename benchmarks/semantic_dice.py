@@ -1,11 +1,13 @@
 """Dice of the semantic model against real scans, on their own grid.
 
     python benchmarks/semantic_dice.py [--coarse FOLDER] [--crops] [--abdomen FOLDER] [--model FOLDER] [--step 0.5]
+    OMP_NUM_THREADS=1 python benchmarks/semantic_dice.py --coarse FOLDER --precision f32 bf16 int8
 
 ``--coarse`` is a folder of ``*_T2w.nii.gz`` with ``*_seg-coarse_msk.nii.gz`` (SPIDER: 1 vertebra, 2 disc, 3 canal), of
 which ``--only 22 57`` keeps some subjects.  ``--crops`` adds the two annotated crops inside TPTBox (all labels).
 ``--abdomen`` is ``tests/reference_files`` of TotalSegmentator's source archive: an axial T1w MR of 3 mm with its own
 automatic masks of bodies, discs and the contents of the canal.
+Of several precisions the last table has CPU seconds and Dice side by side, each scan in all before the next.
 The tool that is measured is network + resampling alone: no pre-processing, no cleaning.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import re
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -77,34 +80,39 @@ def main() -> None:
     parser.add_argument("--abdomen", type=Path)
     parser.add_argument("--model", type=Path, default=BUNDLED / "semantic")
     parser.add_argument("--engine", default="auto")
-    parser.add_argument("--precision", choices=("f32", "bf16"))
+    parser.add_argument("--precision", nargs="+", choices=("f32", "bf16", "int8"), default=[None])
     parser.add_argument("--step", type=float)
     parser.add_argument("--patch", nargs=3, type=int)
     parser.add_argument("--zoom", nargs=3, type=float)
     parser.add_argument("--tta", action=argparse.BooleanOptionalAction)
     args = parser.parse_args()
-    model = get_actual_model(args.model, engine=args.engine, precision=args.precision)
-    assert isinstance(model, SemanticModel)
-    config = model.config
-    if args.patch:
-        config = replace(config, patch_size=tuple(args.patch))
-    if args.zoom:
-        config = replace(config, zoom_min=tuple(args.zoom), zoom_max=tuple(args.zoom))
-    model = replace(model, config=config)
-    model.load()
-    rows = []
+    models = {}
+    for precision in args.precision:
+        model = get_actual_model(args.model, engine=args.engine, precision=precision)
+        assert isinstance(model, SemanticModel)
+        config = model.config
+        if args.patch:
+            config = replace(config, patch_size=tuple(args.patch))
+        if args.zoom:
+            config = replace(config, zoom_min=tuple(args.zoom), zoom_max=tuple(args.zoom))
+        models[precision] = replace(model, config=config)
+        models[precision].load()
+    rows = defaultdict(list)
     for file in sorted(args.coarse.glob("*_T2w.nii.gz")) if args.coarse else []:
         number = int(re.sub(r"\D", "", file.name.split("_")[0]))
         if args.only and number not in args.only:
             continue
         image, truth = read(file), read(Path(str(file).replace("T2w", "seg-coarse_msk")))
-        start = time.process_time()
-        prediction = segment(image, model, args.tta, args.step)
-        seconds = time.process_time() - start
-        rows.append(coarse_dice(prediction, np.asarray(truth.array), image.zoom))
-        print(f"{number:4d}  {as_text(rows[-1])}  {seconds:.1f} CPU s")
-    if rows:
-        print(f"mean  {as_text(np.mean(rows, axis=0))}")
+        for precision, model in models.items():
+            start = time.process_time()
+            prediction = segment(image, model, args.tta, args.step)
+            seconds = time.process_time() - start
+            rows[precision].append([*coarse_dice(prediction, np.asarray(truth.array), image.zoom), seconds])
+            print(f"{number:4d} {precision or ''} {as_text(rows[precision][-1][:5])}  {seconds:.1f} CPU s", flush=True)
+    for precision, some in rows.items():
+        *scores, seconds = np.mean(some, axis=0)
+        print(f"mean {precision or ''} {as_text(scores)}  {seconds:.1f} CPU s")
+    model = models[args.precision[0]]
     if args.abdomen:
         truth = np.asarray(read(args.abdomen / "example_seg_mr.nii.gz").array)
         prediction = segment(read(args.abdomen / "example_mr_sm.nii.gz"), model, args.tta, args.step)
