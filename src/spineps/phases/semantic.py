@@ -276,20 +276,16 @@ def _far_from_largest(mask: np.ndarray, grow: int, along: np.ndarray) -> np.ndar
     components, count = label_components(mask, 26)
     if count < 2:
         return None
-    found = cc3d.statistics(components)["bounding_boxes"][1:]
-    # Boxes as (n, 3, 2) first and one-past-last voxel.
-    grown = np.array([[[s.start, s.stop] for s in box] for box in found], float)
-    grown[..., 0] = np.maximum(grown[..., 0] - grow, 0)
-    grown[..., 1] = np.minimum(grown[..., 1] + grow, np.array(mask.shape))
-    reach = np.stack([-along, along], axis=-1)
-    kept = np.zeros(count, bool)
-    waiting = [int(np.argmax(counts(components)[1:]))]
-    kept[waiting] = True
-    while waiting:
-        wide = grown[waiting.pop()] + reach
-        meets = ((grown[:, :, 0] <= wide[:, 1]) & (grown[:, :, 1] >= wide[:, 0])).all(axis=1) & ~kept
-        kept |= meets
-        waiting.extend(np.flatnonzero(meets).tolist())
+    boxes = cc3d.statistics(components)["bounding_boxes"][1:]
+    # Boxes that touch are one part where they are painted; grown at one end alone they touch as if both grew by half.
+    painted = np.zeros(np.array(mask.shape) + along.astype(int), bool)
+    for box in boxes:
+        painted[
+            tuple(slice(max(s.start - grow, 0), s.stop + grow + int(r)) for s, r in zip(box, along, strict=True))
+        ] = 1
+    parts, _ = label_components(painted, 26)
+    part = np.array([parts[tuple(s.start for s in box)] for box in boxes])
+    kept = part == part[int(np.argmax(counts(components)[1:]))]
     if kept.all():
         return None
     logger.info("%d of %d separate parts lie too far from the largest and are deleted", (~kept).sum(), count)
