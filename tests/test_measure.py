@@ -436,3 +436,18 @@ def test_masks_that_cannot_be_measured_say_why(tmp_path: Path) -> None:
     (tmp_path / "bad.nii.gz").write_bytes(b"nothing")
     with pytest.raises(ValueRangeError, match="cannot be read"):
         write_stats_of(tmp_path / "s.nii.gz", tmp_path / "bad.nii.gz")
+
+
+@pytest.mark.parametrize("deep", [1, 2])
+def test_a_sheet_is_left_out_and_costs_neither_memory_nor_the_table(deep: int) -> None:
+    semantic, instance = tower(bodies=4)
+    first, last = (
+        np.argwhere(instance.array == 121)[:, 0].max() - deep,
+        np.argwhere(instance.array == 121)[:, 0].max(),
+    )
+    away = instance.array == 121
+    away[first + 1 : last + 1] = False
+    semantic.array[away], instance.array[away] = 0, 0
+    rows = by_label(measure(semantic, instance))
+    assert "height_anterior" not in rows[121].values if 121 in rows else True
+    assert rows[120].values and rows[20].values

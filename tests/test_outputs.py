@@ -267,3 +267,16 @@ def test_images_in_memory(tmp_path: Path) -> None:
     with Writer() as writer:
         writer.mask(tmp_path / "m.nii.gz", mask_on())
     np.testing.assert_array_equal(read_labels(tmp_path / "m.nii.gz").array, mask_on().array)
+
+
+def test_a_copy_of_the_picture_in_its_own_folder_is_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = scan_from(tmp_path / "sub-1_T2w.nii.gz", dataset=tmp_path)
+    plain = output_paths(scan)
+    monkeypatch.chdir(tmp_path)
+    for layout in ("published", "bids"):
+        plain = output_paths(scan, layout=layout)
+        there = plain["out_snap"].parent
+        for spelled in (there, there.relative_to(tmp_path), f"{there}/../{there.name}"):
+            assert output_paths(scan, layout=layout, snapshot_copy_folder=spelled)["out_snap2"] == plain["out_snap"]

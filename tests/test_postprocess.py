@@ -281,3 +281,12 @@ def test_processes_that_hang_free_stay_with_their_vertebra() -> None:
         for code, part in zip((49, 42, 42), parts, strict=True):
             sem[part], inst[part] = code, number
     assert np.array_equal(post.give_away_posterior_fragments(sem, inst), inst)
+
+
+def test_more_numbers_than_vertebrae_do_not_become_sacrum(caplog):
+    sem, inst = np.zeros((12, 27 * 12, 12), np.uint8), np.zeros((12, 27 * 12, 12), np.uint16)
+    for k in range(27):
+        sem[2:10, k * 12 + 1 : k * 12 + 9, 2:10], inst[2:10, k * 12 + 1 : k * 12 + 9, 2:10] = 49, 27 - k
+    _, out = run(sem, inst)
+    assert np.unique(out[out > 0]).tolist() == list(range(2, 26))
+    assert "3 instance(s)" in caplog.text

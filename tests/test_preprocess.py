@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 import spineps.phases.preprocess
 from spineps.errors import EmptyError, ErrCode, ValueRangeError
 from spineps.options import PreprocessOptions
-from spineps.phases.preprocess import as_stored, correct_bias, preprocess
+from spineps.phases.preprocess import as_stored, correct_bias, preprocess, tamed
 from spineps.volume import Volume
 
 GOLDEN = Path(__file__).parent / "golden" / "preprocess.npz"
@@ -156,3 +157,29 @@ def test_a_lumbar_scan_takes_little_time() -> None:
     start = time.process_time()
     preprocess(Volume(array, np.diag([0.6, 0.6, 4.0, 1])), PreprocessOptions())
     assert time.process_time() - start < 4  # about 0.7 s of one core
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        (lambda x: x.astype(np.int16), True),
+        (lambda x: x.astype(np.float32), True),
+        (lambda x: np.where(x == x.max(), 1e20, x).astype(np.float32), False),
+        (lambda x: np.where(x == x.max(), -np.inf, x), False),
+        (lambda x: x * 1e-11, False),
+        (lambda x: (x * 1e33).astype(np.float32), False),
+        (lambda x: (x * 1e15).astype(np.uint64), False),
+        (lambda x: (x / 8 - 60).astype(np.int8), False),
+    ],
+)
+def test_any_scale_and_type_is_tamed(change: Callable[[np.ndarray], np.ndarray], same: bool) -> None:
+    x = np.random.default_rng(0).integers(0, 1000, (12, 12, 12)).astype(float)
+    volume = Volume(change(x), np.eye(4))
+    out = tamed(volume)
+    assert (out is volume) == same
+    if not same:
+        values = out.array.astype(float)
+        assert out.array.dtype == np.float32 and np.isfinite(values).all()
+        assert 1e-3 < np.ptp(values) < 1e8
+        inner = (x > 50) & (x < 950)
+        assert np.corrcoef(values[inner], x[inner])[0, 1] > 0.99

@@ -234,3 +234,11 @@ def test_nearest_along_axes_is_what_scipy_gives(seed: int) -> None:
     index = np.stack(np.meshgrid(*(np.arange(n) for n in moved.shape), indexing="ij"), -1) * zoom + moved.affine[:3, 3]
     outside = ((index < -0.5 - 1e-6) | (index > np.array(array.shape) - 0.5 + 1e-6)).any(-1)
     np.testing.assert_array_equal(source.on(moved, fill=7).array, np.where(outside, 7, expected))
+
+
+def test_whole_numbers_in_an_affine_lose_nothing() -> None:
+    whole, real = Grid((40, 40, 40), np.diag([1, 1, 1, 1])), Grid((40, 40, 40), np.diag([1.0, 1, 1, 1]))
+    for grid in (whole.covering((1.25, 1.25, 1.5)), whole.rescaled((1.25, 1.25, 1.5))):
+        assert grid.zoom == (1.25, 1.25, 1.5)
+    assert np.array_equal(whole.covering((1.5,) * 3).affine, real.covering((1.5,) * 3).affine)
+    assert Volume(np.zeros((2, 2, 2)), np.eye(4, dtype=int)).affine.dtype == np.float64

@@ -118,9 +118,11 @@ def segment_volume(
     Raises:
         EmptyError: the image is constant or shows no spine.
     """
+    from spineps.phases.preprocess import tamed
     from spineps.phases.upright import turned_upright, upright_grid
 
     options = options or Options()
+    volume = volume if models.semantic.config.published else tamed(volume)
     tell = progress or (lambda phase, done, total: None)
     done = done or (lambda stage, result: None)
     upright = upright_grid(volume.grid) if crop is None and not models.semantic.config.published else None

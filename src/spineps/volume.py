@@ -29,6 +29,9 @@ class Grid:
     shape: tuple[int, int, int]
     affine: np.ndarray
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "affine", np.asarray(self.affine, float))
+
     @property
     def zoom(self) -> tuple[float, float, float]:
         """Voxel size in mm along each array axis."""
@@ -120,6 +123,9 @@ class Volume:
 
     array: np.ndarray
     affine: np.ndarray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "affine", np.asarray(self.affine, float))
 
     @property
     def grid(self) -> Grid:

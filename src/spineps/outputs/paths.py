@@ -186,7 +186,7 @@ def output_paths(
         "out_logits": raw / output_name(scan, "spine", "logit.npz"),
         "out_snap": snapshot,
         "out_ctd": folder / output_name(scan, "spine", "ctd.json"),
-        "out_snap2": Path(snapshot_copy_folder) / snapshot.name if snapshot_copy_folder else snapshot,
+        "out_snap2": _copied(snapshot, snapshot_copy_folder),
         "out_debug": folder / f"debug_{scan.format}",
         "out_raw": raw,
         "out_vibeseg": folder / output_name(scan, "VIBESeg-100", "msk.nii.gz"),
@@ -281,7 +281,7 @@ def _bids_paths(
         "out_logits": raw / name("structures", "logit.npz"),
         "out_snap": snapshot,
         "out_ctd": folder / name("", "ctd.json"),
-        "out_snap2": Path(snapshot_copy_folder) / snapshot.name if snapshot_copy_folder else snapshot,
+        "out_snap2": _copied(snapshot, snapshot_copy_folder),
         "out_debug": work / f"debug_{scan.format}",
         "out_raw": raw,
         "out_vibeseg": folder / name("VIBESeg100", "dseg.nii.gz"),
@@ -292,6 +292,13 @@ def _bids_paths(
         "out_spine_modelres": raw / name("structuresModelres", "dseg.nii.gz"),
         "out_vert_modelres": raw / name("vertebraeModelres", "dseg.nii.gz"),
     }
+
+
+def _copied(snapshot: Path, folder: str | Path | None) -> Path:
+    """Where the picture goes a second time; itself where that is the same place."""
+    if not folder or os.path.realpath(folder) == os.path.realpath(snapshot.parent):
+        return snapshot
+    return Path(folder) / snapshot.name
 
 
 def _label(text: str) -> str:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import time
 import zlib
 from collections.abc import Callable
@@ -95,11 +94,6 @@ class Writer:
     def arrays(self, path: Path, **arrays: np.ndarray) -> None:
         """A compressed ``.npz``; no pickles inside."""
         self.write(path, lambda stream: np.savez_compressed(stream, **arrays))  # type: ignore[arg-type]
-
-    def copy(self, source: Path, path: Path) -> None:
-        """The content of a file that this writer holds already, under a second name."""
-        part = next(part for part, final in self._pending if final == source)
-        self.write(path, lambda stream: shutil.copyfileobj(part.open("rb"), stream))
 
     def _commit(self) -> None:
         try:

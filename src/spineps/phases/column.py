@@ -185,15 +185,15 @@ class Column:
         self.sides[v] = self.regions.sides(v, BODY)
         if len(index) < 50 or self._is(v, C1):
             return
-        frame = frame_of(self.centres[v], self._tangent(v), self._fronts[v])
-        if self._cut_through(self.sides[v], frame):
-            return
-        if self._is(v, C2):
-            local = frame.to_local(self.grid.to_world(index))
-            index = index[local[:, 0] < local[:, 0].min() + C2_BODY * np.ptp(local[:, 1])]
-            frame = frame_of(self.grid.to_world(index.mean(axis=0)), frame.up, frame.front)
-        self.solids[v] = self._solid(v, index)
         try:
+            frame = frame_of(self.centres[v], self._tangent(v), self._fronts[v])
+            if self._cut_through(self.sides[v], frame):
+                return
+            if self._is(v, C2):
+                local = frame.to_local(self.grid.to_world(index))
+                index = index[local[:, 0] < local[:, 0].min() + C2_BODY * np.ptp(local[:, 1])]
+                frame = frame_of(self.grid.to_world(index.mean(axis=0)), frame.up, frame.front)
+            self.solids[v] = self._solid(v, index)
             self.shapes[v] = shape_of(self.solids[v], frame, settle=not self._is(v, C2), rims=True)
         except ValueError as error:
             logger.info("%s is not measured: %s.", instance_name(v), error)
@@ -210,11 +210,11 @@ class Column:
         normals = [above_shape.lower.normal] if above_shape else []
         normals += [below_shape.upper.normal] if below_shape else []
         front = np.sum([s.frame.front for s in shapes], axis=0)
-        frame = frame_of(centre, np.sum(normals, axis=0), front)
-        if self._cut_through(self.sides[label], frame):
-            return
-        solid = self.solids[label] = self._solid(label, index)
         try:
+            frame = frame_of(centre, np.sum(normals, axis=0), front)
+            if self._cut_through(self.sides[label], frame):
+                return
+            solid = self.solids[label] = self._solid(label, index)
             if below == SACRUM and above_shape is not None:
                 sacrum = self._solid(SACRUM, self.regions.of(SACRUM))
                 self.sacrum = sacral_plate(sacrum, frame, above_shape.depth, above_shape.width)

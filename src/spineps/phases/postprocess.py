@@ -6,6 +6,7 @@ Step letters follow section 3.4 of the specification of the published system 2.1
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -39,6 +40,8 @@ from spineps.phases.components import (
 from spineps.phases.endplates import assign_discs_and_endplates
 from spineps.phases.heights import body_heights
 from spineps.volume import Volume, bounding_box, mm2_to_voxels, mm3_to_voxels
+
+logger = logging.getLogger(__name__)
 
 #: The published system also counts the unused id 40 as part of a vertebra.
 PARTS = (40, *VERTEBRA_PARTS)
@@ -94,7 +97,11 @@ def postprocess(
     inst = number_from_top(sem, inst)
     found = [i for i in np.unique(inst).tolist() if i]
     if names is None:
-        mapping: Mapping[int, int] = {i: i + options.labeling_offset for i in found}
+        mapping: Mapping[int, int] = {
+            i: i + options.labeling_offset for i in found if i + options.labeling_offset < SACRUM
+        }
+        if len(mapping) < len(found):
+            logger.warning("%d instance(s) more than there are vertebrae: left out", len(found) - len(mapping))
     else:
         mapping = names(back(inst)) if found else {}
     inst = relabel(inst, mapping, keep_others=False) if found else inst

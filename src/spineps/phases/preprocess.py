@@ -23,6 +23,10 @@ N4_SPACING, N4_SAMPLES, N4_SPLINE_DISTANCE = 6.0, 2000, 100.0
 N4_ITERATIONS, N4_TOLERANCE = (30,), 1e-3
 #: Voxels darker than this fraction of the 99th percentile are air to N4 (scale free; the published 60 of 1500 is not).
 N4_AIR = 0.1
+#: Grey values further from the middle 99 % than this many times their spread are a few broken voxels.
+OUTLIER = 20.0
+#: A spread of grey values within which float32 arithmetic loses nothing.
+USUAL_SPREAD = (1e-3, 1e6)
 #: A frame is cut off where no more than this share of the voxels remains.
 WORTH_CUTTING = 0.9
 
@@ -59,6 +63,33 @@ def preprocess(volume: Volume, options: PreprocessOptions, published: bool = Fal
         part = correct_bias(part) if as_published is None else as_published
         array[box] = normalize(part.array) if options.normalize else part.array
     return Volume(array, volume.affine).padded(options.pad, background)
+
+
+def tamed(volume: Volume) -> Volume:
+    """The scan with grey values that any arithmetic can stand; usual scans come back as they are.
+
+    NaN and infinities are replaced, types that hold little or too much become float32, a few voxels far beyond all
+    others come nearer, and very small or large scales become usual ones.
+
+    Raises:
+        ValueRangeError: no voxel is finite, or the values are not real numbers.
+
+    >>> tamed(Volume(np.array([[[-100, 0, 100]]], np.int8), np.eye(4))).array.dtype
+    dtype('float32')
+    """
+    array = _finite(volume.array)
+    if array.dtype in (np.uint8, np.int16, np.uint16) or not array.size:
+        return volume if array is volume.array else volume.with_array(array)
+    sample = array.reshape(-1)[:: max(array.size // 1_000_000, 1)].astype(np.float64)
+    low, high = np.percentile(sample, (0.5, 99.5))
+    wide = OUTLIER * (high - low)
+    if wide > 0 and (array.min() < low - wide or array.max() > high + wide):
+        array = array.clip(low - wide, high + wide)
+    if wide > 0 and not USUAL_SPREAD[0] <= high - low <= USUAL_SPREAD[1]:
+        array = (array - low) * (1000.0 / (high - low))
+    return (
+        volume if array is volume.array and array.dtype == np.float32 else volume.with_array(array.astype(np.float32))
+    )
 
 
 def as_stored(volume: Volume, stored: str | None) -> Volume:

@@ -59,6 +59,10 @@ def frame_of(centre: np.ndarray, up: np.ndarray, front: np.ndarray) -> Frame:
     return Frame(np.asarray(centre, float), np.stack([up, front, np.cross(front, up)], axis=1))
 
 
+#: Voxels between the first and the last along the depth of what can be measured.
+LEAST_DEPTH = 2
+
+
 def unit(vector: np.ndarray) -> np.ndarray:
     """The vector at length one.
 
@@ -180,7 +184,11 @@ def shape_of(solid: Solid, frame: Frame, settle: bool, rims: bool) -> Shape:
     Raises:
         ValueError: too small or too odd to be measured.
     """
-    scale = min(1.0, max(float(np.ptp(frame.to_local(solid.points)[:, 1])) / 12, 1e-3))
+    depth = float(np.ptp(frame.to_local(solid.points)[:, 1]))
+    # The lattice gets finer with the depth: of a sheet it would have more points than fit into memory.
+    if depth < LEAST_DEPTH * min(solid.grid.zoom):
+        raise ValueError("too flat to be measured")
+    scale = min(1.0, depth / 12)
     for _ in range(2 * settle):
         outline = _Outline(solid.field(frame, _times(COARSE, scale)))
         upper, lower = outline.plane(1, frame), outline.plane(-1, frame)
