@@ -451,3 +451,12 @@ def test_a_sheet_is_left_out_and_costs_neither_memory_nor_the_table(deep: int) -
     rows = by_label(measure(semantic, instance))
     assert "height_anterior" not in rows[121].values if 121 in rows else True
     assert rows[120].values and rows[20].values
+
+
+def test_a_ratio_of_nothing_is_nothing() -> None:
+    from spineps.phases.measure import _ratio
+    from spineps.phases.measures import Measured
+
+    assert _ratio(Measured(0.0, 0.5), Measured(10.0, 1.0)) == Measured(0.0, 0.05)
+    whole = _ratio(Measured(8.0, 0.4), Measured(10.0, 1.0))
+    assert whole.value == 0.8 and abs(whole.uncertainty - 0.8 * np.hypot(0.05, 0.1)) < 1e-12

@@ -115,9 +115,15 @@ def write_final(
     if options.output.save_stats:
         write_stats(writer, result.semantic, result.instance, result.naming is not None, paths)
     confidence = result.naming.confidence if result.naming is not None else None
-    try:
+    try:  # a picture that fails must not cost the masks
         png = snapshot_png(image, result.semantic, result.instance, title, warnings, confidence)
-    except (ValueError, RuntimeError, OSError) as error:  # a picture that fails must not cost the masks
+    except (
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        RuntimeError,
+        OSError,
+    ) as error:  # a picture that fails must not cost the masks
         logger.warning("The picture could not be drawn: %s", error)
         return
     writer.write(paths["out_snap"], lambda stream: stream.write(png))

@@ -157,8 +157,7 @@ def _sizes(grid: Grid, shape: Shape, lateral_cut: bool, heights: bool) -> dict[s
 
 def _ratio(above: Measured, below: Measured) -> Measured:
     value = above.value / below.value
-    relative = (above.uncertainty / above.value) ** 2 + (below.uncertainty / below.value) ** 2
-    return Measured(value, abs(value) * float(np.sqrt(relative)))
+    return Measured(value, float(np.hypot(above.uncertainty, value * below.uncertainty)) / abs(below.value))
 
 
 def _compared(rows: list[Row], column: Column) -> list[Row]:
@@ -176,7 +175,7 @@ def _compared(rows: list[Row], column: Column) -> list[Row]:
         ratios = [_ratio(values["height_anterior"], own), _ratio(values["height_middle"], own)]
         values["wedge_ratio"], values["biconcavity_ratio"] = ratios
         beside = [posterior[v] for v in (above.get(row.label), below.get(row.label)) if v in posterior]
-        if len(beside) == 2:
+        if len(beside) == 2 and beside[0].value + beside[1].value > 0:
             sigma = float(np.hypot(beside[0].uncertainty, beside[1].uncertainty)) / 2
             ratios.append(_ratio(own, Measured((beside[0].value + beside[1].value) / 2, sigma)))
             values["crush_ratio"] = ratios[-1]
